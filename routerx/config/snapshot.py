@@ -1,0 +1,72 @@
+"""The compiled configuration. One immutable Snapshot per request; a reload swaps one reference or changes nothing."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from routerx.domain.model import Model
+from routerx.domain.policy import Policy
+from routerx.domain.tenant import Plan, Principal, Tenant
+from routerx.providers.spec import Provider
+
+
+class ServerConfig(msgspec.Struct, frozen=True):
+    """The `server:` and `ledger:` blocks. Fields in RESTART_ONLY need a restart; the rest are live on reload."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    data_dir: str = "./data"
+    admin_key_digests: frozenset[str] = frozenset()
+    auth: bool = True
+    """False: every caller is the first tenant; allowed on loopback only."""
+    auth_header: str | None = None
+    """A further header that may carry the tenant key (`AUTH_HEADER_NAME`)."""
+    public_models: bool = False
+    body_bytes_max: int = 32 * 1024 * 1024
+    connections_max: int = 10_000
+    concurrency_max: int = 2_000
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 120.0
+    body_idle_timeout_s: float = 30.0
+    keepalive_timeout_s: float = 75.0
+    write_timeout_s: float = 60.0
+    drain_s: float = 30.0
+    log_level: str = "info"
+    ledger_path: str = "./data/ledger.db"
+    ledger_synchronous: str = "full"
+    log_retention_days: int = 30
+
+
+RESTART_ONLY = frozenset(
+    {"host", "port", "data_dir", "ledger_path", "ledger_synchronous", "connections_max", "log_level"}
+)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything a request needs to know of the configuration."""
+
+    generation: int
+    server: ServerConfig
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    """Every name callers may use except `provider/model` paths and suffixes: catalogue, YAML and aliases."""
+    endpoints: Mapping[str, Model]
+    """`provider/upstream_model` paths → a model of that one endpoint."""
+    policies: Mapping[str, Policy]
+    plans: Mapping[str, Plan]
+    tenants: Mapping[str, Tenant]
+    keys: Mapping[str, Principal]
+    """Keys declared in YAML, by SHA-256 hex digest."""
+    files: tuple[str, ...] = ()
+    """What was read, for watching and for messages."""
+    notices: tuple[str, ...] = ()
+    """Things an operator should know that are not errors."""
+
+
+class SnapshotHolder:
+    """The one mutable reference to the current Snapshot."""
+
+    __slots__ = ("current",)
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.current = snapshot

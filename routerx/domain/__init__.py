@@ -1,0 +1,1 @@
+"""Canonical, frozen values that every layer above speaks. No I/O, no clock, no vendor names."""

@@ -1,0 +1,97 @@
+"""A call on its way: what was asked (Peek), where it may go (Plan), what is sent (UpstreamCall)."""
+
+from enum import StrEnum
+
+import msgspec
+from multidict import CIMultiDict
+
+from routerx.domain.failure import Failure
+from routerx.domain.model import Capability, Endpoint
+from routerx.domain.policy import Policy, Timeouts
+
+
+class Operation(StrEnum):
+    """What the caller wants done; one inbound route each."""
+
+    CHAT = "chat"
+    EMBEDDINGS = "embeddings"
+
+
+class Peek(msgspec.Struct, frozen=True):
+    """What the gateway needs to know of a request body; everything else passes through unread."""
+
+    operation: Operation
+    model: str
+    stream: bool = False
+    wants_usage: bool = False
+    """The caller itself asked for a usage frame in the stream."""
+    choices: int = 1
+    """`n`."""
+    output_tokens_max: int | None = None
+    """The caller's own ceiling on output tokens per choice."""
+    needs: frozenset[Capability] = frozenset()
+    input_tokens_estimate: int = 0
+    """Upper estimate of the prompt in tokens, for holds and context checks."""
+    user: str | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One endpoint of a plan. `is_fallback_model`: it serves another model than the one asked for."""
+
+    endpoint: Endpoint
+    is_fallback_model: bool = False
+
+
+class Exclusion(msgspec.Struct, frozen=True):
+    """Why an endpoint is not in the plan."""
+
+    endpoint: str
+    rule: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Candidates in order, best first; never empty."""
+
+    model: str
+    """The catalogue name that was resolved."""
+    policy: Policy
+    candidates: tuple[Candidate, ...]
+    excluded: tuple[Exclusion, ...] = ()
+    free: bool = False
+    """`:free` was asked for and is allowed."""
+
+
+class UpstreamCall(msgspec.Struct, frozen=True):
+    """One HTTP call, ready to send. The body is bytes; headers carry the credential."""
+
+    endpoint: str
+    """Endpoint key, for pools, logs and errors."""
+    provider: str
+    method: str
+    url: str
+    headers: CIMultiDict[str]
+    body: bytes
+    stream: bool
+    timeouts: Timeouts
+    first_byte_s: float
+    """Seconds until response headers must be here, from the start of sending."""
+    proxy: str | None = None
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Ask the same endpoint again after `delay_s`."""
+
+    delay_s: float
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """Go on to the next candidate at once."""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Give up; `failure` decides what the caller gets."""
+
+    failure: Failure
+
+
+Verdict = Retry | Advance | Stop

@@ -1,0 +1,54 @@
+"""Models and the endpoints that serve them."""
+
+from enum import StrEnum
+
+import msgspec
+
+from routerx.domain.pricing import PriceCard
+
+
+class Kind(StrEnum):
+    """What a model does; decides which route may ask for it."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+
+
+class Capability(StrEnum):
+    """What a request may need of an endpoint. A filter at planning, never a clamp."""
+
+    TOOLS = "tools"
+    VISION = "vision"
+    AUDIO = "audio"
+    JSON_SCHEMA = "json_schema"
+    REASONING = "reasoning"
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One provider serving one model. `key` is stable over reloads: breaker cells and stats hang on it."""
+
+    key: str
+    """`provider/upstream_model`."""
+    provider: str
+    model: str
+    """The catalogue name it serves."""
+    upstream_model: str
+    """The name the provider knows."""
+    price: PriceCard | None
+    capabilities: frozenset[Capability]
+    context_tokens: int | None = None
+    output_tokens_max: int | None = None
+    weight: int = 1
+    priority: int = 0
+    """Lower is tried first, before any other order."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A name that callers may ask for."""
+
+    name: str
+    kind: Kind
+    endpoints: tuple[Endpoint, ...]
+    created: int = 0
+    """Release date, seconds since the epoch (the OpenAI field)."""
+    owner: str = ""

@@ -1,0 +1,68 @@
+"""Price cards and the one function that turns usage into money."""
+
+import msgspec
+
+from routerx.domain.usage import Usage
+from routerx.money import PICO_PER_NANO, ceil_div
+
+BP = 10_000  # Basis points in a whole.
+
+
+class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What one endpoint charges: pico-USD per token, nano-USD per request.
+
+    A bucket whose price is None is priced as its nearest kind: cache reads, cache writes, audio and image input as
+    input; 1 h cache writes as 5 min ones; reasoning, audio and image output as output.
+    """
+
+    input_pico: int
+    output_pico: int
+    cache_read_pico: int | None = None
+    cache_write_5m_pico: int | None = None
+    cache_write_1h_pico: int | None = None
+    audio_in_pico: int | None = None
+    image_in_pico: int | None = None
+    reasoning_pico: int | None = None
+    audio_out_pico: int | None = None
+    image_out_pico: int | None = None
+    request_nano: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        """True when no unit of this card costs anything."""
+        return not any(value for value in msgspec.structs.astuple(self))
+
+
+class PriceSnapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The terms of one request, stored with it: enough, with the usage, to recompute its cost (MONEY.md I9)."""
+
+    card: PriceCard
+    markup_bp: int = 0
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def usage_pico(usage: Usage, card: PriceCard) -> int:
+    """Exact list price of `usage` in pico-USD, before markup and rounding."""
+    into, out = card.input_pico, card.output_pico
+    write_5m = _or(card.cache_write_5m_pico, into)
+    return (
+        usage.in_fresh * into
+        + usage.in_cache_read * _or(card.cache_read_pico, into)
+        + usage.in_cache_write_5m * write_5m
+        + usage.in_cache_write_1h * _or(card.cache_write_1h_pico, write_5m)
+        + usage.in_audio * _or(card.audio_in_pico, into)
+        + usage.in_image * _or(card.image_in_pico, into)
+        + usage.out_text * out
+        + usage.out_reasoning * _or(card.reasoning_pico, out)
+        + usage.out_audio * _or(card.audio_out_pico, out)
+        + usage.out_image * _or(card.image_out_pico, out)
+        + usage.requests * card.request_nano * PICO_PER_NANO
+    )
+
+
+def cost_nano(usage: Usage, terms: PriceSnapshot) -> int:
+    """Cost in nano-USD: one rounding, upwards, on the total, so cost > 0 exactly when a priced unit was used."""
+    return ceil_div(usage_pico(usage, terms.card) * (BP + terms.markup_bp), PICO_PER_NANO * BP)

@@ -1,0 +1,93 @@
+"""What is written of a finished request: the billing row, its attempts, and the log detail beside it."""
+
+from enum import StrEnum
+
+import msgspec
+
+from routerx.domain.pricing import PriceSnapshot
+from routerx.domain.usage import Usage, UsageSource
+
+
+class BillingMode(StrEnum):
+    """How a request is billed. `off`: the plan meters without charging; `void`: it failed, nothing is owed."""
+
+    PAID = "paid"
+    FREE = "free"
+    OFF = "off"
+    VOID = "void"
+
+
+class Outcome:
+    """Outcomes that are not an upstream failure (those are the values of FailureKind)."""
+
+    OK = "ok"
+    CLIENT_GONE_PREDISPATCH = "client_gone_predispatch"
+    CLIENT_GONE_NO_OUTPUT = "client_gone_no_output"
+    CLIENT_GONE_MIDSTREAM = "client_gone_midstream"
+    CLIENT_GONE_NONSTREAM = "client_gone_nonstream"
+    CLIENT_SLOW = "client_slow"
+    BREAKER_OPEN = "breaker_open"
+    SHUTTING_DOWN = "shutting_down"
+    REJECTED_BALANCE = "rejected_balance"
+    RATE_LIMITED = "rate_limited"
+    REJECTED = "rejected"
+    INTERNAL = "internal_error"
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """One attempt at one endpoint."""
+
+    n: int
+    """1-based."""
+    endpoint: str
+    provider: str
+    credential_id: str
+    outcome: str
+    upstream_status: int | None
+    dispatched: bool
+    """Bytes of the call may have reached the provider."""
+    started_ms: int
+    """Since the request's start."""
+    first_byte_ms: int | None
+    duration_ms: int
+    won: bool
+    cost_est_nano: int = 0
+    """What the provider may bill the house for it, at list price."""
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """A finished request, complete enough to prove its charge and to explain it. Never holds prompt or answer."""
+
+    id: str
+    tenant: str
+    key_id: str
+    operation: str
+    model: str
+    """As the caller asked."""
+    endpoint: str | None
+    """Key of the endpoint that answered."""
+    provider: str | None
+    stream: bool
+    outcome: str
+    http_status: int
+    billing: BillingMode
+    usage: Usage | None
+    usage_source: UsageSource
+    price: PriceSnapshot | None
+    cost_nano: int
+    """usage × price, markup included; what the tenant owes."""
+    held_nano: int
+    provider_cost_nano: int
+    """List price without markup: what the house pays, an estimate."""
+    started_ns: int
+    """Wall clock."""
+    duration_ms: int
+    ttft_ms: int | None
+    overhead_us: int
+    """Time spent in this gateway, not waiting for upstream, before the first byte left."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    served_model: str | None = None
+    user: str | None = None
+    app: str | None = None
+    flags: tuple[str, ...] = ()
+    """`overrun`, `missing_done`, `coerced`, `anomaly`, `cancelled`, `unpriced` …"""

@@ -1,0 +1,87 @@
+"""Tenants, their plans, and who is calling."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Billing(StrEnum):
+    """prepaid: never below a floor of 0; postpaid: runs into debt; off: metered, never charged."""
+
+    PREPAID = "prepaid"
+    POSTPAID = "postpaid"
+    OFF = "off"
+
+
+class FreeSuffix(StrEnum):
+    """Which models `:free` may be put on."""
+
+    ANY = "any"
+    ZERO_PRICED = "zero_priced"
+    OFF = "off"
+
+
+class OnUnpriced(StrEnum):
+    """What to do with a model that has no price."""
+
+    DENY = "deny"
+    HOLD_ESTIMATE = "hold_estimate"
+    ALLOW_FLAGGED = "allow_flagged"
+
+
+class Period(StrEnum):
+    """Calendar periods in UTC; weeks start on Monday. `total` never resets."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Ceilings of one tenant; None is no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    daily_requests: int | None = None
+
+
+class SpendLimit(msgspec.Struct, frozen=True):
+    """At most `amount_nano` charged in each period."""
+
+    amount_nano: int
+    period: Period
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Commercial terms shared by tenants."""
+
+    name: str
+    billing: Billing = Billing.PREPAID
+    markup_bp: int = 0
+    limits: Limits = Limits()
+    spend_limit: SpendLimit | None = None
+    free_suffix: FreeSuffix = FreeSuffix.ZERO_PRICED
+    on_unpriced: OnUnpriced = OnUnpriced.DENY
+    hold_output_tokens: int = 4_096
+    """Output tokens held for a request that sets no maximum of its own."""
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A customer as the YAML declares it. Balance, suspension and issued keys are ledger facts."""
+
+    name: str
+    plan: Plan
+    policy: str = "default"
+    allow: tuple[str, ...] = ()
+    """Model name patterns (`gpt-*`); empty allows all."""
+    opening_balance_nano: int = 0
+    """Granted once, when the ledger first sees the tenant."""
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who calls: the tenant and the public name of the key used."""
+
+    tenant: Tenant
+    key_id: str

@@ -1,0 +1,1 @@
+"""The road of one request: pipeline.py is the table of contents."""

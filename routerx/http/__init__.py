@@ -1,0 +1,1 @@
+"""The aiohttp rim: routes, deadlines, error bodies, admin API, serving."""

@@ -1,0 +1,176 @@
+"""What the gateway and the control plane ask of a ledger. SQLite answers today; the contract suite names the rules."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from routerx.domain.record import RequestRecord
+from routerx.domain.tenant import Principal, Tenant
+
+
+class Hold:
+    """Money set aside for one request. Resolved exactly once: by settle, or by release (nothing owed)."""
+
+    __slots__ = ("amount_nano", "open", "tenant")
+
+    def __init__(self, tenant: str, amount_nano: int) -> None:
+        self.tenant = tenant
+        self.amount_nano = amount_nano
+        self.open = True
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a settle did. `durable` resolves when it is on disk (or fails with StorageUnavailable): the terminal bytes
+    of the response wait for it. None where there is nothing to wait for."""
+
+    charged_nano: int
+    written_off_nano: int
+    balance_nano: int
+    durable: asyncio.Future[None] | None
+
+
+class TransferRow(msgspec.Struct, frozen=True):
+    """One movement of money, as tables and the API show it; amounts in nano-USD, positive towards the tenant."""
+
+    id: int
+    ts_ns: int
+    kind: str
+    """topup | charge | writeoff | adjustment | refund | opening"""
+    tenant: str
+    amount_nano: int
+    balance_nano: int
+    """The tenant's balance after the operation that made this row."""
+    request_id: str | None
+    reference: str | None
+    actor: str | None
+    note: str | None
+
+
+class TenantFunds(msgspec.Struct, frozen=True):
+    """One tenant's money and runtime state now."""
+
+    tenant: str
+    balance_nano: int
+    held_nano: int
+    floor_nano: int
+    spent_today_nano: int
+    spent_month_nano: int
+    spent_total_nano: int
+    requests_today: int
+    suspended: bool
+    suspend_reason: str | None
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key that the ledger issued or revoked; the key itself is not stored."""
+
+    id: str
+    tenant: str
+    label: str | None
+    created_ns: int
+    revoked_ns: int | None
+    source: str
+    """`issued`, or `yaml` for the tombstone of a key declared in YAML."""
+
+
+class LogQuery(msgspec.Struct, frozen=True):
+    """Filter of the request log. Newest last; at most `limit` rows after `after_id` (exclusive) or the newest ones."""
+
+    tenant: str | None = None
+    model: str | None = None
+    outcome: str | None = None
+    after_id: str | None = None
+    limit: int = 50
+
+
+class VerifyReport(msgspec.Struct, frozen=True):
+    """Result of `ledger verify`: empty `violations` proves the books."""
+
+    violations: tuple[str, ...]
+    checked_transfers: int
+    checked_requests: int
+    tenants: int
+    duration_ms: int
+
+
+class LedgerHealth(msgspec.Struct, frozen=True):
+    """For /health and the start-up line."""
+
+    ok: bool
+    reason: str | None
+    synchronous: str
+    flush_us: int
+    """Measured flush time of the storage, median of a few commits at start."""
+    survives_power_loss: bool
+    queue: int
+    held_nano: int
+
+
+class Ledger(Protocol):
+    """One owner of the books. The first group is synchronous and in memory: it is the hot path."""
+
+    # --- hot path
+    def suspended(self, tenant: str) -> bool: ...
+
+    def issued_key(self, digest: str) -> tuple[str, str] | None:
+        """(tenant name, key id) of a key issued by the ledger; None when unknown or revoked."""
+        ...
+
+    def revoked(self, digest: str) -> bool:
+        """A key (also one declared in YAML) was revoked here."""
+        ...
+
+    def hold(self, tenant: Tenant, amount_nano: int) -> Hold:
+        """Set money aside, or raise InsufficientBalance, SpendLimitReached, StorageBusy or StorageUnavailable.
+        Atomic because it never awaits. `billing: off` and amount 0 get a hold of 0 (storage must still be well)."""
+        ...
+
+    def settle(self, record: RequestRecord, hold: Hold | None) -> Receipt:
+        """Resolve the hold, charge the tenant, write the rows: once per request id, whoever calls how often."""
+        ...
+
+    # --- control plane
+    async def sync_tenants(self, tenants: Iterable[Tenant]) -> None:
+        """Open accounts for new tenants, grant opening balances once, apply floors of changed plans."""
+        ...
+
+    async def top_up(
+        self, tenant: str, amount_nano: int, *, actor: str, reference: str | None, note: str | None
+    ) -> TransferRow:
+        """Credit a tenant; the same reference again returns the first transfer, unchanged (MONEY.md V)."""
+        ...
+
+    async def adjust(self, tenant: str, amount_nano: int, *, actor: str, note: str | None) -> TransferRow:
+        """A signed correction. Raises CallerError where it would pass the floor."""
+        ...
+
+    async def suspend(self, tenant: str, *, actor: str, reason: str | None) -> None: ...
+    async def unsuspend(self, tenant: str, *, actor: str) -> None: ...
+    async def issue_key(self, tenant: str, *, actor: str, label: str | None) -> tuple[str, KeyRow]:
+        """(the key, shown once; its row)."""
+        ...
+
+    async def revoke_key(self, key_id: str, yaml_keys: Sequence[tuple[str, Principal]], *, actor: str) -> KeyRow:
+        """Revoke an issued key, or put a tombstone on one declared in YAML (`yaml_keys`: (digest, principal))."""
+        ...
+
+    async def keys(self, tenant: str | None) -> tuple[KeyRow, ...]: ...
+    def funds(self, tenant: str) -> TenantFunds:
+        """Raises NotFound."""
+        ...
+
+    async def transfers(self, tenant: str, limit: int) -> tuple[TransferRow, ...]: ...
+    async def log(self, query: LogQuery) -> tuple[RequestRecord, ...]: ...
+    async def request(self, request_id: str) -> RequestRecord | None: ...
+    def follow(self) -> asyncio.Queue[RequestRecord]:
+        """A bounded queue of requests as they settle (newest dropped when full); pass it to unfollow()."""
+        ...
+
+    def unfollow(self, queue: asyncio.Queue[RequestRecord]) -> None: ...
+    async def verify(self) -> VerifyReport: ...
+    def health(self) -> LedgerHealth: ...
+    async def close(self) -> None:
+        """Drain the queue, checkpoint, release the lock."""
+        ...

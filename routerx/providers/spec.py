@@ -1,0 +1,104 @@
+"""A provider as a value: what is needed to call it, and nothing of how."""
+
+from enum import StrEnum
+
+import msgspec
+
+from routerx.domain.model import Capability, Kind
+from routerx.domain.policy import Timeouts
+from routerx.domain.pricing import PriceCard
+from routerx.secrets import Secret
+
+
+class Auth(StrEnum):
+    """Which header carries the credential."""
+
+    BEARER = "bearer"
+    X_API_KEY = "x-api-key"
+    X_GOOG_API_KEY = "x-goog-api-key"
+    API_KEY = "api-key"
+    NONE = "none"
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """One key of a provider. `id` is stable and public: `provider-<fingerprint>` (or `provider-none`)."""
+
+    id: str
+    secret: Secret | None
+    rpm: int | None = None
+
+
+class MockSettings(msgspec.Struct, frozen=True):
+    """How the built-in mock provider behaves."""
+
+    latency_s: float = 0.0
+    """Before the first byte."""
+    token_delay_s: float = 0.0
+    """Between streamed tokens."""
+    output_tokens: int | None = None
+    """Length of a text answer; None: as the deterministic text has it."""
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """A configured vendor."""
+
+    name: str
+    dialect: str
+    base_url: str
+    """No trailing slash."""
+    auth: Auth
+    credentials: tuple[Credential, ...]
+    timeouts: Timeouts = Timeouts()
+    quirks: frozenset[str] = frozenset()
+    """Names of functions and switches in providers/quirks.py."""
+    headers: tuple[tuple[str, str], ...] = ()
+    abort_stops_billing: bool = True
+    """Whether cancelling a stream stops the provider's bill."""
+    mock: MockSettings | None = None
+    """Set: the built-in mock transport answers in this provider's place."""
+    proxy: str | None = None
+    ca_file: str | None = None
+
+
+class Preset(msgspec.Struct, frozen=True):
+    """What is known of a vendor before anyone configures it."""
+
+    name: str
+    dialect: str
+    base_url: str | None
+    """None: the user must name it."""
+    auth: Auth = Auth.BEARER
+    env_keys: tuple[str, ...] = ()
+    """Environment variables that switch the provider on, first one set wins; a key (or, for `env_base_url`, a URL)."""
+    env_base_url: str | None = None
+    aliases: tuple[str, ...] = ()
+    quirks: frozenset[str] = frozenset()
+    key_required: bool = True
+    abort_stops_billing: bool = True
+
+
+class CatalogueEndpoint(msgspec.Struct, frozen=True):
+    """One vendor's offer of a catalogue model."""
+
+    provider: str
+    model: str
+    price: PriceCard | None
+    context_tokens: int | None = None
+    output_tokens_max: int | None = None
+
+
+class CatalogueModel(msgspec.Struct, frozen=True):
+    """A bundled model: facts with source and date, kept in dated data files."""
+
+    name: str
+    kind: Kind
+    owner: str
+    endpoints: tuple[CatalogueEndpoint, ...]
+    capabilities: frozenset[Capability] = frozenset()
+    context_tokens: int | None = None
+    output_tokens_max: int | None = None
+    released: str | None = None
+    """ISO date."""
+    aliases: tuple[str, ...] = ()
+    source: str = ""
+    as_of: str = ""

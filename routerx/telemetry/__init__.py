@@ -1,0 +1,1 @@
+"""Metrics and structured logs. Never prompts, answers or keys."""
