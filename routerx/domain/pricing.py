@@ -13,6 +13,9 @@ class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     A bucket whose price is None is priced as its nearest kind: cache reads, cache writes, audio and image input as
     input; 1 h cache writes as 5 min ones; reasoning, audio and image output as output.
+
+    Some vendors charge a whole request more once its input passes a threshold: where `long_above_tokens` is set and
+    passed, the `long_` prices replace their plain namesakes (None: the plain one stays).
     """
 
     input_pico: int
@@ -26,11 +29,35 @@ class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     audio_out_pico: int | None = None
     image_out_pico: int | None = None
     request_nano: int = 0
+    long_above_tokens: int | None = None
+    long_input_pico: int | None = None
+    long_output_pico: int | None = None
+    long_cache_read_pico: int | None = None
+    long_cache_write_pico: int | None = None
 
     @property
     def is_free(self) -> bool:
         """True when no unit of this card costs anything."""
         return not any(value for value in msgspec.structs.astuple(self))
+
+    def at(self, input_tokens: int) -> "PriceCard":
+        """The card that a request with so many input tokens is charged by."""
+        if self.long_above_tokens is None or input_tokens <= self.long_above_tokens:
+            return self
+        return msgspec.structs.replace(
+            self,
+            input_pico=_or(self.long_input_pico, self.input_pico),
+            output_pico=_or(self.long_output_pico, self.output_pico),
+            cache_read_pico=self.cache_read_pico if self.long_cache_read_pico is None else self.long_cache_read_pico,
+            cache_write_5m_pico=(
+                self.cache_write_5m_pico if self.long_cache_write_pico is None else self.long_cache_write_pico
+            ),
+            long_above_tokens=None,
+            long_input_pico=None,
+            long_output_pico=None,
+            long_cache_read_pico=None,
+            long_cache_write_pico=None,
+        )
 
 
 class PriceSnapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -46,6 +73,8 @@ def _or(value: int | None, default: int) -> int:
 
 def usage_pico(usage: Usage, card: PriceCard) -> int:
     """Exact list price of `usage` in pico-USD, before markup and rounding."""
+    if card.long_above_tokens is not None:
+        card = card.at(usage.input_tokens)
     into, out = card.input_pico, card.output_pico
     write_5m = _or(card.cache_write_5m_pico, into)
     return (
