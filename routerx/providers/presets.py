@@ -1,0 +1,155 @@
+"""What is known of each vendor before anyone configures it: address, credential header, environment names, quirks.
+
+A row here is all a vendor needs. Base URLs, headers and environment names are the vendors' own; whether cancelling a
+stream stops the bill follows OpenRouter's published list of providers (docs/providers.md). Where nothing is published
+the row says no: the stream is then drained and charged by its real usage.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from routerx.providers.quirks import Quirk
+from routerx.providers.spec import Auth, Preset
+
+OPENAI = "openai"
+
+MOCK = "mock"
+"""The preset whose provider is answered by the built-in transport."""
+
+_ROWS = (
+    Preset(
+        name="openai",
+        dialect=OPENAI,
+        base_url="https://api.openai.com/v1",
+        env_keys=("OPENAI_API_KEY",),
+        quirks=frozenset({Quirk.MAX_COMPLETION_TOKENS}),
+    ),
+    Preset(
+        name="anthropic",
+        dialect=OPENAI,
+        base_url="https://api.anthropic.com/v1",
+        env_keys=("ANTHROPIC_API_KEY",),
+    ),
+    Preset(
+        name="gemini",
+        dialect=OPENAI,
+        base_url="https://generativelanguage.googleapis.com/v1beta/openai",
+        env_keys=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        aliases=("google-gemini", "google"),
+        abort_stops_billing=False,
+    ),
+    Preset(
+        name="deepseek",
+        dialect=OPENAI,
+        base_url="https://api.deepseek.com",
+        env_keys=("DEEPSEEK_API_KEY",),
+        quirks=frozenset({Quirk.MAX_TOKENS}),
+    ),
+    Preset(
+        name="mistral",
+        dialect=OPENAI,
+        base_url="https://api.mistral.ai/v1",
+        env_keys=("MISTRAL_API_KEY",),
+        quirks=frozenset({Quirk.NO_STREAM_OPTIONS, Quirk.MAX_TOKENS, Quirk.RANDOM_SEED}),
+        abort_stops_billing=False,
+    ),
+    Preset(
+        name="groq",
+        dialect=OPENAI,
+        base_url="https://api.groq.com/openai/v1",
+        env_keys=("GROQ_API_KEY",),
+        abort_stops_billing=False,
+    ),
+    Preset(
+        name="cerebras",
+        dialect=OPENAI,
+        base_url="https://api.cerebras.ai/v1",
+        env_keys=("CEREBRAS_API_KEY",),
+        abort_stops_billing=False,
+    ),
+    Preset(
+        name="deepinfra",
+        dialect=OPENAI,
+        base_url="https://api.deepinfra.com/v1/openai",
+        env_keys=("DEEPINFRA_TOKEN",),
+    ),
+    Preset(
+        name="huggingface",
+        dialect=OPENAI,
+        base_url="https://router.huggingface.co/v1",
+        env_keys=("HF_TOKEN",),
+        aliases=("hf",),
+        quirks=frozenset({Quirk.MAX_TOKENS}),
+        abort_stops_billing=False,
+    ),
+    Preset(
+        name="openrouter",
+        dialect=OPENAI,
+        base_url="https://openrouter.ai/api/v1",
+        env_keys=("OPENROUTER_API_KEY",),
+        abort_stops_billing=False,  # It depends on whom it routes to, which is known only afterwards.
+    ),
+    Preset(
+        name="xai",
+        dialect=OPENAI,
+        base_url="https://api.x.ai/v1",
+        env_keys=("XAI_API_KEY",),
+    ),
+    Preset(
+        name="together",
+        dialect=OPENAI,
+        base_url="https://api.together.xyz/v1",
+        env_keys=("TOGETHER_API_KEY",),
+        aliases=("together-ai",),
+        quirks=frozenset({Quirk.MAX_TOKENS}),
+    ),
+    Preset(
+        name="fireworks",
+        dialect=OPENAI,
+        base_url="https://api.fireworks.ai/inference/v1",
+        env_keys=("FIREWORKS_API_KEY",),
+        aliases=("fireworks-ai",),
+    ),
+    Preset(
+        name="azure-openai",
+        dialect=OPENAI,
+        base_url=None,
+        auth=Auth.API_KEY,
+        aliases=("azure",),
+        quirks=frozenset({Quirk.OPENAI_V1_PATH}),
+    ),
+    Preset(
+        name="ollama",
+        dialect=OPENAI,
+        base_url="http://localhost:11434/v1",
+        env_base_url="OLLAMA_BASE_URL",
+        quirks=frozenset({Quirk.V1_PATH, Quirk.MAX_TOKENS}),
+        key_required=False,
+    ),
+    Preset(
+        name="generic-openai",
+        dialect=OPENAI,
+        base_url=None,
+        aliases=("generic", "openai-compatible"),
+        quirks=frozenset({Quirk.OMIT_NULL_ENCODING_FORMAT}),
+        key_required=False,
+    ),
+    Preset(
+        name=MOCK,
+        dialect=OPENAI,
+        base_url="http://mock.invalid/v1",  # RFC 2606: resolves nowhere, so a mock call can never leave the machine.
+        auth=Auth.NONE,
+        key_required=False,
+    ),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ROWS})
+
+_BY_NAME: Mapping[str, Preset] = MappingProxyType(
+    {name: preset for preset in _ROWS for name in (preset.name, *preset.aliases)}
+)
+
+
+def find_preset(name: str) -> Preset | None:
+    """The preset of a vendor by its name or an alias (`google-gemini`); None when there is none."""
+    return _BY_NAME.get(name)

@@ -1,0 +1,216 @@
+"""Preparing a call: exact bytes out, an allowlist of headers, and one build per credential."""
+
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+
+from routerx import __version__
+from routerx.domain.call import Operation, Peek
+from routerx.domain.model import Endpoint
+from routerx.errors import ConfigError
+from routerx.jsonx import Raw, request_object
+from routerx.providers.prepare import BASES_MAX, Prepared, Preparer, Target, header_problem
+from routerx.providers.quirks import Quirk
+from routerx.providers.spec import Auth, Credential, Provider
+from routerx.secrets import Secret
+
+KEY = "sk-test-0123456789"
+
+
+class WireFake:
+    """The two methods of a dialect that preparing needs."""
+
+    name = "openai"
+
+    def path(self, operation: Operation) -> str:
+        return "/chat/completions" if operation is Operation.CHAT else "/embeddings"
+
+    def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
+        out = dict(fields)
+        out["model"] = Raw(msgspec.json.encode(model))
+        if ask_usage:
+            out["stream_options"] = Raw(b'{"include_usage":true}')
+        return out
+
+
+def credential(secret: str | None = KEY, number: int = 0) -> Credential:
+    return Credential(id=f"lab-{number}", secret=None if secret is None else Secret(secret))
+
+
+def provider(**changes: object) -> Provider:
+    base = Provider(
+        name="lab", dialect="openai", base_url="https://lab.test/v1", auth=Auth.BEARER, credentials=(credential(),)
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def endpoint() -> Endpoint:
+    return Endpoint(
+        key="lab/big-1", provider="lab", model="big", upstream_model="big-1", price=None, capabilities=frozenset()
+    )
+
+
+LAB = provider()
+LAB_KEY = credential()
+
+
+def prepare(
+    body: bytes = b'{"model":"big","messages":[]}',
+    *,
+    provider: Provider = LAB,
+    credential: Credential = LAB_KEY,
+    preparer: Preparer | None = None,
+    **peeked: object,
+) -> Prepared:
+    peek = Peek(**({"operation": Operation.CHAT, "model": "big"} | peeked))
+    preparer = Preparer() if preparer is None else preparer
+    return preparer.prepare(Target(provider, credential, endpoint()), peek, request_object(body), WireFake(), 12.0)
+
+
+def test_only_the_model_changes_in_a_buffered_body() -> None:
+    body = b'{"model":"big","messages":[{"role":"user","content":"\\u00e9 1.0"}],"temperature":1.00,"x_new":[1,  2]}'
+
+    prepared = prepare(body)
+
+    assert prepared.call.body == body.replace(b'"big"', b'"big-1"')
+    assert not prepared.strip_usage
+
+
+def test_usage_is_asked_for_in_a_stream_and_marked_for_removal() -> None:
+    prepared = prepare(b'{"model":"big","stream":true}', stream=True)
+
+    assert request_object(prepared.call.body)["stream_options"] == Raw(b'{"include_usage":true}')
+    assert prepared.strip_usage
+    assert prepared.call.stream
+
+
+def test_usage_that_the_caller_asked_for_is_left_in_place() -> None:
+    body = b'{"model":"big","stream":true,"stream_options":{"include_usage":true}}'
+
+    prepared = prepare(body, stream=True, wants_usage=True)
+
+    assert prepared.call.body == body.replace(b'"big"', b'"big-1"')
+    assert not prepared.strip_usage
+
+
+def test_usage_is_not_asked_for_where_the_vendor_refuses_it() -> None:
+    picky = provider(quirks=frozenset({Quirk.NO_STREAM_OPTIONS}))
+
+    prepared = prepare(b'{"model":"big","stream":true}', provider=picky, stream=True)
+
+    assert prepared.call.body == b'{"model":"big-1","stream":true}'
+    assert not prepared.strip_usage
+
+
+def test_quirks_of_the_provider_reach_the_body() -> None:
+    prepared = prepare(
+        b'{"model":"big","max_completion_tokens":9}', provider=provider(quirks=frozenset({Quirk.MAX_TOKENS}))
+    )
+
+    assert prepared.call.body == b'{"model":"big-1","max_tokens":9}'
+
+
+def test_the_call_carries_target_deadlines_and_proxy() -> None:
+    via = provider(proxy="http://proxy.test:3128")
+
+    call = prepare(provider=via).call
+
+    assert (call.method, call.url) == ("POST", "https://lab.test/v1/chat/completions")
+    assert (call.endpoint, call.provider, call.proxy) == ("lab/big-1", "lab", "http://proxy.test:3128")
+    assert call.timeouts is via.timeouts
+    assert call.first_byte_s == 12.0
+
+
+def test_embeddings_go_to_their_own_path() -> None:
+    assert prepare(operation=Operation.EMBEDDINGS).call.url == "https://lab.test/v1/embeddings"
+
+
+def test_nothing_but_the_allowlist_is_sent() -> None:
+    call = prepare(provider=provider(headers=(("X-Team", "blue"),))).call
+
+    assert dict(call.headers) == {
+        "user-agent": f"routerx/{__version__}",
+        "X-Team": "blue",
+        "content-type": "application/json",
+        "accept": "application/json",
+        "accept-encoding": "identity",
+        "authorization": f"Bearer {KEY}",
+    }
+
+
+def test_a_stream_is_asked_for_as_one() -> None:
+    assert prepare(stream=True).call.headers["Accept"] == "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("auth", "name", "value"),
+    [
+        (Auth.BEARER, "Authorization", f"Bearer {KEY}"),
+        (Auth.X_API_KEY, "x-api-key", KEY),
+        (Auth.X_GOOG_API_KEY, "x-goog-api-key", KEY),
+        (Auth.API_KEY, "api-key", KEY),
+    ],
+)
+def test_each_auth_style_uses_its_own_header_and_no_other(auth: Auth, name: str, value: str) -> None:
+    headers = prepare(provider=provider(auth=auth)).call.headers
+
+    assert headers.getall(name) == [value]
+    assert sum(KEY in text for text in headers.values()) == 1
+
+
+@pytest.mark.parametrize(("auth", "secret"), [(Auth.NONE, KEY), (Auth.BEARER, None)])
+def test_no_credential_is_sent_where_there_is_none_to_send(auth: Auth, secret: str | None) -> None:
+    headers = prepare(provider=provider(auth=auth), credential=credential(secret)).call.headers
+
+    assert "authorization" not in headers
+    assert KEY not in "".join(headers.values())
+
+
+def test_a_call_owns_its_headers() -> None:
+    preparer = Preparer()
+    first = prepare(preparer=preparer).call
+    first.headers["x-changed"] = "yes"
+
+    assert "x-changed" not in prepare(preparer=preparer).call.headers
+
+
+def test_a_reload_with_another_key_under_the_same_names_is_seen_at_once() -> None:
+    preparer = Preparer()
+    prepare(preparer=preparer)
+
+    call = prepare(preparer=preparer, credential=credential("sk-rotated-1")).call
+    moved = prepare(preparer=preparer, provider=provider(base_url="https://new.test/v1")).call
+
+    assert call.headers["authorization"] == "Bearer sk-rotated-1"
+    assert moved.url == "https://new.test/v1/chat/completions"
+
+
+def test_kept_header_blocks_are_bounded() -> None:
+    preparer = Preparer()
+    for number in range(BASES_MAX + 10):
+        prepare(preparer=preparer, credential=credential(number=number))
+
+    assert len(preparer._bases) <= BASES_MAX
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nb", "a\0b"])
+def test_a_line_break_or_nul_in_a_configured_header_is_refused_without_showing_it(value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(provider=provider(headers=(("x-team", value),)))
+
+    assert "'x-team'" in str(caught.value)
+    assert "evil" not in str(caught.value)
+
+
+def test_a_line_break_in_a_credential_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(credential=credential("sk-abc\r\nx-evil: 1"))
+
+    assert "sk-abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding", "accept-encoding", "bad name", ""])
+def test_a_configured_header_may_not_frame_the_message(name: str) -> None:
+    assert header_problem(name, "x") is not None
+    assert header_problem("x-ok", "x") is None
