@@ -21,6 +21,8 @@ class RouterXError(Exception):
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
     retryable: ClassVar[bool] = False
+    outcome: ClassVar[str] = "internal_error"
+    """What the request's row says (FAULTS.md, column Row)."""
 
     def __init__(
         self,
@@ -46,18 +48,21 @@ class CallerError(RouterXError):
     status = 400
     code = "invalid_request"
     type = "invalid_request_error"
+    outcome = "rejected"
 
 
 class InvalidJson(CallerError):
     """The body is not one JSON object of at most 64 levels in UTF-8."""
 
     code = "invalid_json"
+    outcome = "rejected_invalid"
 
 
 class InvalidParameter(CallerError):
     """A field has the wrong type or lies outside its range; `param` names it."""
 
     code = "invalid_parameter"
+    outcome = "rejected_invalid"
 
 
 class AmbiguousCredentials(CallerError):
@@ -81,6 +86,7 @@ class InsufficientBalance(CallerError):
     status = 402
     code = "insufficient_balance"
     type = "insufficient_quota"
+    outcome = "rejected_balance"
 
 
 class SpendLimitReached(CallerError):
@@ -89,6 +95,7 @@ class SpendLimitReached(CallerError):
     status = 402
     code = "spend_limit_reached"
     type = "insufficient_quota"
+    outcome = "rejected_balance"
 
 
 class PermissionDenied(CallerError):
@@ -122,6 +129,7 @@ class ModelNotFound(NotFound):
     """Unknown model, or one this key may not use: the two are not told apart."""
 
     code = "model_not_found"
+    outcome = "rejected_model"
 
 
 class MethodNotAllowed(CallerError):
@@ -150,6 +158,7 @@ class RequestTooLarge(CallerError):
 
     status = 413
     code = "request_too_large"
+    outcome = "rejected_too_large"
 
 
 class UnsupportedMediaType(CallerError):
@@ -159,6 +168,13 @@ class UnsupportedMediaType(CallerError):
     code = "unsupported_media_type"
 
 
+class HeadersTooLarge(CallerError):
+    """The request line or the header is over the limit named in the message."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class RateLimited(CallerError):
     """A limit of the tenant's plan; retry_after_s says when the next request fits."""
 
@@ -166,6 +182,7 @@ class RateLimited(CallerError):
     code = "rate_limit_exceeded"
     type = "rate_limit_error"
     retryable = True
+    outcome = "rate_limited"
 
 
 # --- upstream ----------------------------------------------------------------------------------------------------
@@ -205,6 +222,7 @@ class NoHealthyUpstream(RouterXError):
     code = "no_healthy_upstream"
     type = "upstream_error"
     retryable = True
+    outcome = "breaker_open"
 
 
 # --- this gateway ------------------------------------------------------------------------------------------------
@@ -215,6 +233,7 @@ class GatewayError(RouterXError):
 
     status = 503
     retryable = True
+    outcome = "rejected_unavailable"
 
 
 class StorageBusy(GatewayError):
@@ -239,6 +258,7 @@ class ShuttingDown(GatewayError):
     """The process is draining."""
 
     code = "shutting_down"
+    outcome = "shutting_down"
 
 
 class InternalError(RouterXError):
