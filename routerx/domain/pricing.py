@@ -33,7 +33,8 @@ class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     long_input_pico: int | None = None
     long_output_pico: int | None = None
     long_cache_read_pico: int | None = None
-    long_cache_write_pico: int | None = None
+    long_cache_write_5m_pico: int | None = None
+    long_cache_write_1h_pico: int | None = None
 
     @property
     def is_free(self) -> bool:
@@ -44,20 +45,15 @@ class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """The card that a request with so many input tokens is charged by."""
         if self.long_above_tokens is None or input_tokens <= self.long_above_tokens:
             return self
-        return msgspec.structs.replace(
-            self,
-            input_pico=_or(self.long_input_pico, self.input_pico),
-            output_pico=_or(self.long_output_pico, self.output_pico),
-            cache_read_pico=self.cache_read_pico if self.long_cache_read_pico is None else self.long_cache_read_pico,
-            cache_write_5m_pico=(
-                self.cache_write_5m_pico if self.long_cache_write_pico is None else self.long_cache_write_pico
-            ),
-            long_above_tokens=None,
-            long_input_pico=None,
-            long_output_pico=None,
-            long_cache_read_pico=None,
-            long_cache_write_pico=None,
-        )
+        changes = {
+            field: price
+            for field in self.__struct_fields__
+            if field not in _LONG and (price := getattr(self, f"long_{field}", None)) is not None
+        }
+        return msgspec.structs.replace(self, **changes, **dict.fromkeys(_LONG))
+
+
+_LONG = tuple(field for field in PriceCard.__struct_fields__ if field.startswith("long_"))
 
 
 class PriceSnapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

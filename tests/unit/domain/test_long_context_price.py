@@ -37,10 +37,25 @@ def test_cached_tokens_count_towards_the_threshold_and_have_their_own_long_price
 @pytest.mark.parametrize(("long_write", "expected"), [(None, 7), (9, 9)])
 def test_a_long_price_that_is_not_stated_leaves_the_plain_one(long_write: int | None, expected: int) -> None:
     card = PriceCard(
-        input_pico=1, output_pico=1, cache_write_5m_pico=7, long_above_tokens=10, long_cache_write_pico=long_write
+        input_pico=1, output_pico=1, cache_write_5m_pico=7, long_above_tokens=10, long_cache_write_5m_pico=long_write
     )
 
     assert usage_pico(Usage(in_cache_write_5m=11), card) == 11 * expected
+
+
+def test_every_long_price_replaces_its_namesake() -> None:
+    card = PriceCard(
+        input_pico=1,
+        output_pico=2,
+        cache_write_1h_pico=3,
+        audio_in_pico=4,
+        long_above_tokens=0,
+        long_input_pico=10,
+        long_output_pico=20,
+        long_cache_write_1h_pico=30,
+    )
+
+    assert card.at(1) == PriceCard(input_pico=10, output_pico=20, cache_write_1h_pico=30, audio_in_pico=4)
 
 
 def test_the_tier_of_a_stored_card_is_part_of_its_receipt() -> None:

@@ -1,0 +1,211 @@
+"""The bundled catalogue: complete, consistent, and right where the prices are well known."""
+
+import datetime as dt
+from decimal import Decimal
+from importlib import resources
+
+import pytest
+
+from routerx import jsonx
+from routerx.domain.model import Capability, Kind
+from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano
+from routerx.domain.usage import Usage
+from routerx.money import parse_price_per_million
+from routerx.providers import catalogue
+from routerx.providers.catalogue import load_catalogue
+from routerx.providers.presets import PRESETS
+from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
+
+MODELS = load_catalogue()
+ENDPOINTS = [(model, endpoint) for model in MODELS.values() for endpoint in model.endpoints]
+
+
+def str_id(value: CatalogueModel | CatalogueEndpoint) -> str:
+    return value.provider if isinstance(value, CatalogueEndpoint) else value.name
+
+
+def offer(model: str, provider: str) -> CatalogueEndpoint:
+    return next(endpoint for endpoint in MODELS[model].endpoints if endpoint.provider == provider)
+
+
+def card(model: str, provider: str) -> PriceCard:
+    price = offer(model, provider).price
+    assert price is not None
+    return price
+
+
+def usd(text: str) -> int:
+    return parse_price_per_million(text)
+
+
+def test_there_are_at_least_sixty_models_of_many_owners() -> None:
+    assert len(MODELS) >= 60
+    assert {"openai", "anthropic", "google", "deepseek", "mistral", "meta", "qwen", "xai"} <= {
+        model.owner for model in MODELS.values()
+    }
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "gpt-4o-mini", "gpt-5", "o3", "claude-sonnet-4-5", "gemini-2.5-flash"])
+def test_models_that_everybody_asks_for_are_there(name: str) -> None:
+    assert MODELS[name].kind is Kind.CHAT
+
+
+def test_names_and_aliases_are_unique() -> None:
+    names = [name for model in MODELS.values() for name in (model.name, *model.aliases)]
+
+    assert len(names) == len(set(names))
+    assert all(name == model.name for name, model in MODELS.items())
+
+
+def test_no_name_can_be_taken_for_a_path_or_a_suffix() -> None:
+    for model in MODELS.values():
+        for name in (model.name, *model.aliases):
+            assert not set(name) & set("/: ")
+            assert name == name.lower()
+
+
+def test_every_provider_is_a_preset() -> None:
+    assert {endpoint.provider for _, endpoint in ENDPOINTS} <= PRESETS.keys()
+
+
+def test_no_provider_serves_one_model_twice_and_no_endpoint_serves_two_models() -> None:
+    paths = [f"{endpoint.provider}/{endpoint.model}" for _, endpoint in ENDPOINTS]
+
+    assert len(paths) == len(set(paths))
+    for model in MODELS.values():
+        providers = [endpoint.provider for endpoint in model.endpoints]
+        assert len(providers) == len(set(providers))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_every_model_has_facts_with_source_and_date(model: CatalogueModel) -> None:
+    assert model.source.startswith("https://")
+    dt.date.fromisoformat(model.as_of)
+    if model.released is not None:
+        dt.date.fromisoformat(model.released)
+    assert model.endpoints
+    assert model.context_tokens is None or model.context_tokens >= 2_048
+    if model.owner != "ollama":
+        assert model.context_tokens is not None
+        assert model.kind is Kind.EMBEDDING or model.output_tokens_max is not None
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_every_model_has_a_price_somewhere_and_only_resellers_have_none(model: CatalogueModel) -> None:
+    assert any(endpoint.price is not None for endpoint in model.endpoints)
+    for endpoint in model.endpoints:
+        assert endpoint.price is not None or endpoint.provider in {"openrouter", "huggingface"}
+        assert endpoint.price is None or not endpoint.price.is_free or endpoint.provider == "ollama"
+
+
+@pytest.mark.parametrize(("model", "endpoint"), ENDPOINTS, ids=str_id)
+def test_prices_are_plausible(model: CatalogueModel, endpoint: CatalogueEndpoint) -> None:
+    price = endpoint.price
+    if price is None or price.is_free:
+        return
+    assert price.input_pico > 0
+    assert (price.output_pico > 0) == (model.kind is Kind.CHAT)
+    assert price.cache_read_pico is None or price.cache_read_pico <= price.input_pico
+    assert price.cache_write_5m_pico is None or price.cache_write_5m_pico >= price.input_pico
+    if price.long_above_tokens is not None:
+        long = price.at(price.long_above_tokens + 1)
+        assert long.input_pico > price.input_pico
+        assert long.output_pico >= price.output_pico
+        assert (long.cache_read_pico is None) == (price.cache_read_pico is None)
+
+
+def test_prices_in_the_files_are_decimal_text_with_at_most_six_decimals() -> None:
+    def check(value: object) -> None:
+        assert isinstance(value, str), "a price is text: a float would be rounded before we see it"
+        exponent = Decimal(value).as_tuple().exponent
+        assert isinstance(exponent, int)
+        assert exponent >= -6
+
+    count = 0
+    for path in resources.files(catalogue).iterdir():
+        if not path.name.endswith(".json"):
+            continue
+        for entry in jsonx.decode(path.read_bytes())["models"].values():
+            for row in entry["endpoints"]:
+                for key, value in (row["price"] or {}).items():
+                    if key == "long":
+                        for long_key, long_value in value.items():
+                            if long_key != "above":
+                                check(long_value)
+                    else:
+                        check(value)
+                    count += 1
+    assert count > 300
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "into", "cached", "out"),
+    [
+        ("gpt-4o", "openai", "2.50", "1.25", "10.00"),
+        ("gpt-4o-mini", "openai", "0.15", "0.075", "0.60"),
+        ("gpt-5", "openai", "1.25", "0.125", "10.00"),
+        ("o3", "openai", "2.00", "0.50", "8.00"),
+        ("claude-sonnet-4-5", "anthropic", "3.00", "0.30", "15.00"),
+        ("claude-haiku-4-5", "anthropic", "1.00", "0.10", "5.00"),
+        ("gemini-2.5-pro", "gemini", "1.25", "0.125", "10.00"),
+        ("gemini-2.5-flash", "gemini", "0.30", "0.03", "2.50"),
+        ("mistral-large-2512", "mistral", "0.50", "0.05", "1.50"),
+        ("gpt-oss-120b", "groq", "0.15", "0.075", "0.60"),
+        ("gpt-oss-120b", "cerebras", "0.35", None, "0.75"),
+    ],
+)
+def test_well_known_prices(model: str, provider: str, into: str, cached: str | None, out: str) -> None:
+    price = card(model, provider)
+
+    assert (price.input_pico, price.output_pico) == (usd(into), usd(out))
+    assert price.cache_read_pico == (None if cached is None else usd(cached))
+
+
+def test_cache_writes_are_priced_where_the_vendor_charges_for_them() -> None:
+    price = card("claude-sonnet-4-5", "anthropic")
+
+    assert (price.cache_write_5m_pico, price.cache_write_1h_pico) == (usd("3.75"), usd("6"))
+
+
+def test_embeddings_are_priced_by_input_alone() -> None:
+    assert card("text-embedding-3-small", "openai") == PriceCard(input_pico=usd("0.02"), output_pico=0)
+    assert card("text-embedding-3-large", "openai") == PriceCard(input_pico=usd("0.13"), output_pico=0)
+
+
+def test_a_long_prompt_is_charged_by_the_vendors_long_context_price() -> None:
+    price = card("gemini-2.5-pro", "gemini")
+
+    assert cost_nano(Usage(in_fresh=200_000), PriceSnapshot(price)) == 250_000_000
+    assert cost_nano(Usage(in_fresh=400_000), PriceSnapshot(price)) == 1_000_000_000
+
+
+def test_an_open_model_has_several_endpoints() -> None:
+    assert {endpoint.provider for endpoint in MODELS["gpt-oss-120b"].endpoints} >= {
+        "groq",
+        "cerebras",
+        "together",
+        "deepinfra",
+    }
+    assert len(MODELS["llama-3.3-70b"].endpoints) >= 3
+
+
+def test_names_at_the_vendor_are_the_vendors_own() -> None:
+    assert offer("llama-3.3-70b", "fireworks").model == "accounts/fireworks/models/llama-v3p3-70b-instruct"
+    assert offer("llama-3.3-70b", "deepinfra").model == "meta-llama/Llama-3.3-70B-Instruct"
+    assert offer("claude-sonnet-4-5", "openrouter").model == "anthropic/claude-sonnet-4.5"
+
+
+def test_limits_of_an_endpoint_override_those_of_the_model() -> None:
+    assert MODELS["gpt-oss-120b"].output_tokens_max == 65_536
+    assert offer("gpt-oss-120b", "cerebras").output_tokens_max == 32_768
+
+
+def test_a_schema_is_not_promised_where_the_route_ignores_it() -> None:
+    claude = [model for model in MODELS.values() if model.owner == "anthropic"]
+
+    assert claude
+    assert all(Capability.JSON_SCHEMA not in model.capabilities for model in claude)
+
+
+def test_the_catalogue_is_read_once() -> None:
+    assert load_catalogue() is MODELS
