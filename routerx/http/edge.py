@@ -11,11 +11,12 @@ exit path belongs in a `finally` that does not await.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import cast
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
@@ -25,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler
 from routerx import jsonx
 from routerx.clock import Clock
 from routerx.errors import (
+    AmbiguousCredentials,
     CallerError,
     HeadersTooLarge,
     InternalError,
@@ -50,6 +52,9 @@ log = logging.getLogger("routerx.http.edge")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+_VERSIONS = (HttpVersion11, HttpVersion10)
+_HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*", re.ASCII)
+"""RFC 3986's host and port, as far as characters go; nothing here decides by the Host header."""
 _NEVER_S = 10 * 365 * 86_400.0
 _CANCEL_GRACE_S = 5.0
 """How long shutdown waits for cancelled handlers to run their `finally` and for closed sockets to flush."""
@@ -236,8 +241,12 @@ class EdgeProtocol(RequestHandler):
         self._in_flight = True
         self._edge.in_flight += 1
         self._writer = request.writer
-        if request_handler is self._request_handler and (error := self._unacceptable(request)) is not None:
+        malformed = request_handler is not self._request_handler  # aiohttp has put its own in place.
+        if not malformed and (error := self._unacceptable(request)) is not None:
+            malformed = True
             request_handler = _answer_with(self._error_response(error))
+        if malformed:
+            request._version = HttpVersion11  # Of the status line; aiohttp's placeholder for no request says 1.0.
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
@@ -247,20 +256,16 @@ class EdgeProtocol(RequestHandler):
             self._body_bytes = 0
 
     def _unacceptable(self, request: web.BaseRequest) -> RouterXError | None:
-        """What the parser lets pass and we do not."""
         header_bytes = len(request.raw_path)
         for name, value in request.raw_headers:
             header_bytes += len(name) + len(value)
         if header_bytes > self._edge.limits.header_bytes_max:
             self._edge.on_closed(Closed.HEADERS_TOO_LARGE)
             return self._headers_too_large()
-        if len(request.headers.getall(hdrs.AUTHORIZATION, ())) > 1:
+        error = _violation(request)
+        if error is not None:
             self._edge.on_closed(Closed.BAD_HTTP)
-            return CallerError("The Authorization header was sent more than once.")
-        if request.method == hdrs.METH_CONNECT:
-            self._edge.on_closed(Closed.BAD_HTTP)
-            return CallerError("CONNECT is not served: this is a gateway for one API, not a proxy.")
-        return None
+        return error
 
     def _headers_too_large(self) -> HeadersTooLarge:
         return HeadersTooLarge(f"The request header is larger than {self._edge.limits.header_bytes_max} bytes.")
@@ -317,7 +322,8 @@ class EdgeProtocol(RequestHandler):
     def about_to_answer(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Response headers are ready: hide what serves here, and close where the next bytes could not be trusted."""
         response.headers.pop(hdrs.SERVER, None)
-        if self._edge.draining or not request.content.is_eof():
+        # After an upgrade that was not taken, aiohttp may have dropped what was pipelined behind it.
+        if self._edge.draining or not request.content.is_eof() or hdrs.UPGRADE in request.headers:
             response.force_close()
         if not response.keep_alive:
             self._last = True
@@ -344,6 +350,7 @@ class EdgeProtocol(RequestHandler):
         if body is not None and not body.payload.is_eof():
             self._edge.on_closed(Closed.BAD_HTTP)
             body.stop(CallerError("The body is not framed as its header says (chunks)."))
+            self._body = None
 
     # --- the sweeper's side --------------------------------------------------------------------------------------
 
@@ -436,6 +443,23 @@ def _make_request(
     task: "asyncio.Task[None]",
 ) -> EdgeRequest:
     return EdgeRequest(message, payload, protocol, writer, task, task.get_loop())
+
+
+def _violation(request: web.BaseRequest) -> RouterXError | None:
+    """What the parser lets pass and we do not."""
+    headers = request.headers
+    if request.version not in _VERSIONS:
+        return CallerError("Only HTTP/1.1 and HTTP/1.0 are served.")
+    if _HOST.fullmatch(headers.get(hdrs.HOST, "")) is None:
+        return CallerError("The Host header is not a host name or address.")
+    coding = headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is not None and (coding.lower() != "chunked" or request.version != HttpVersion11):
+        return CallerError("The only Transfer-Encoding served is 'chunked', in HTTP/1.1.")
+    if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
+        return AmbiguousCredentials("The Authorization header was sent more than once.")
+    if request.method == hdrs.METH_CONNECT:
+        return CallerError("CONNECT is not served: this is a gateway for one API, not a proxy.")
+    return None
 
 
 def _answer_with(response: web.StreamResponse) -> Handler:

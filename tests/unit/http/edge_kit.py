@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from routerx.errors import RouterXError
 from routerx.http.edge import EdgeLimits, EdgeServer, read_body
 from tests.support.clock import ManualClock
 
@@ -64,7 +65,10 @@ class Edge:
         return await self._handler(request)
 
     async def _echo(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await read_body(request, bytes_max=BODY_MAX, idle_s=30, total_s=120, clock=self.clock)
+        try:
+            body = await read_body(request, bytes_max=BODY_MAX, idle_s=30, total_s=120, clock=self.clock)
+        except RouterXError as error:
+            return web.json_response({"error": {"code": error.code}}, status=error.status)
         self.bodies.append(body)
         return web.json_response({"path": request.path, "bytes": len(body)})
 
