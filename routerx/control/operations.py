@@ -1,0 +1,375 @@
+"""Everything an operator can do to a RouterX, as one object: the admin API and the offline CLI call the same methods.
+
+It owns no state of its own but the followers of the request log. Facts are asked of and told to the ledger; wishes
+(a new tenant) go to YAML through `files` and become live by a reload. Callers are authorised before they come here;
+`actor` is the name they are recorded under.
+"""
+
+import asyncio
+import difflib
+from collections.abc import AsyncGenerator, Iterable
+from typing import Protocol
+
+import routerx
+from routerx.clock import Clock
+from routerx.config.snapshot import Snapshot, SnapshotHolder
+from routerx.control import views
+from routerx.control.values import (
+    CreatedTenant,
+    KeyView,
+    LogDetail,
+    LogEntry,
+    LogLine,
+    ModelQuery,
+    ModelView,
+    NewKey,
+    NewTenant,
+    Status,
+    TenantDetail,
+    TenantSummary,
+    TransferView,
+    VerifyView,
+)
+from routerx.domain.model import Kind
+from routerx.domain.record import RequestRecord
+from routerx.domain.tenant import Tenant
+from routerx.errors import Conflict, InvalidParameter, ModelNotFound, NotFound
+from routerx.ledger.base import Ledger, LogQuery
+from routerx.money import format_usd, parse_usd
+
+TRANSFERS_SHOWN_MAX = 10
+LOG_ROWS_MAX = 1_000
+TEXT_CHARS_MAX = 500
+HEARTBEAT_S = 10.0
+
+
+class Configuration(Protocol):
+    """The configuration as something that can be changed; the runtime and the offline CLI each bring one."""
+
+    def problems(self) -> tuple[str, ...]:
+        """Why the files as they are now are not the live configuration; empty when they are."""
+        ...
+
+    async def reload(self) -> tuple[str, ...]:
+        """Read the files again and apply them whole, or return the problems and change nothing."""
+        ...
+
+    async def write_tenant(self, tenant: NewTenant) -> str:
+        """Declare a tenant in a file of its own and return the file's path. Raises Conflict where that file exists
+        and OperatorError where the folder cannot be written."""
+        ...
+
+    async def remove_tenant(self, path: str) -> None:
+        """Take back a file that write_tenant has just made."""
+        ...
+
+
+class Operations:
+    """The control plane over one ledger and the configuration in `holder`."""
+
+    def __init__(self, ledger: Ledger, holder: SnapshotHolder, configuration: Configuration, clock: Clock) -> None:
+        self._ledger = ledger
+        self._holder = holder
+        self._configuration = configuration
+        self._clock = clock
+        self._creating = asyncio.Lock()
+        self._stopped = asyncio.Event()
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    # --- tenants
+
+    async def tenants(self) -> tuple[TenantSummary, ...]:
+        """Every configured tenant, by name."""
+        tenants = self._snapshot.tenants
+        return tuple(views.tenant_summary(tenants[name], self._ledger.funds(name)) for name in sorted(tenants))
+
+    async def tenant(self, name: str) -> TenantDetail:
+        """One tenant with its plan, keys and last transfers. Raises NotFound."""
+        tenant = self._tenant(name)
+        funds = self._ledger.funds(name)
+        transfers = await self._ledger.transfers(name, TRANSFERS_SHOWN_MAX)
+        return TenantDetail(
+            name=tenant.name,
+            policy=tenant.policy,
+            allow=tenant.allow,
+            suspended=funds.suspended,
+            suspend_reason=funds.suspend_reason,
+            plan=views.plan_view(tenant.plan),
+            funds=views.funds_view(funds, tenant.plan),
+            keys=await self.keys(name),
+            transfers=tuple(
+                views.transfer_view(row) for row in sorted(transfers, key=lambda row: row.id, reverse=True)
+            ),
+        )
+
+    async def create_tenant(self, new: NewTenant, *, actor: str) -> CreatedTenant:
+        """Write the tenant's YAML file, make it live, credit `topup` and issue its first key.
+
+        Everything is checked before the file is written; where the configuration refuses the file it is taken back.
+        Raises Conflict, NotFound (plan or policy), InvalidParameter and OperatorError (a folder that is read-only).
+        """
+        topup_nano = _positive_amount(new.topup, "topup") if new.topup is not None else None
+        label = _short_text(new.label, "label")
+        async with self._creating:
+            snapshot = self._snapshot
+            if new.name in snapshot.tenants:
+                raise Conflict(f"There already is a tenant {new.name!r}.", param="name")
+            if new.plan is not None:
+                _known(new.plan, snapshot.plans, "plan")
+            if new.policy is not None:
+                _known(new.policy, snapshot.policies, "policy")
+            path = await self._configuration.write_tenant(new)
+            await self._make_live(new.name, path)
+        await self._ledger.sync_tenants([self._tenant(new.name)])
+        if topup_nano is not None:
+            await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=None, note="opening top-up")
+        key = await self.create_key(new.name, label, actor=actor)
+        return CreatedTenant(tenant=await self.tenant(new.name), key=key, file=path)
+
+    async def _make_live(self, name: str, path: str) -> None:
+        """Reload; a tenant that is not there afterwards leaves no file behind."""
+        problems = await self._configuration.reload()
+        if name in self._snapshot.tenants:
+            return
+        await self._configuration.remove_tenant(path)
+        if problems:
+            raise Conflict(
+                f"Tenant {name!r} is not created, because the configuration as it is on disk is refused: "
+                + "; ".join(problems)
+            )
+        raise Conflict(
+            f"Tenant {name!r} is not created, because the configuration does not read {path}; "
+            "add `include: [tenants.d/*.yaml]` to it."
+        )
+
+    async def top_up(
+        self, name: str, amount: str, *, reference: str | None, note: str | None, actor: str
+    ) -> TransferView:
+        """Credit a positive amount, once per `reference`."""
+        nano = _positive_amount(amount, "amount")
+        self._tenant(name)
+        row = await self._ledger.top_up(
+            name,
+            nano,
+            actor=actor,
+            reference=_short_text(reference, "reference"),
+            note=_short_text(note, "note"),
+        )
+        return views.transfer_view(row)
+
+    async def adjust(self, name: str, amount: str, *, note: str | None, actor: str) -> TransferView:
+        """A signed correction; refused where it would pass the tenant's floor."""
+        nano = _amount(amount, "amount")
+        if nano == 0:
+            raise InvalidParameter("An adjustment of 0 changes nothing.", param="amount")
+        self._tenant(name)
+        return views.transfer_view(await self._ledger.adjust(name, nano, actor=actor, note=_short_text(note, "note")))
+
+    async def suspend(self, name: str, *, reason: str | None, actor: str) -> TenantDetail:
+        self._tenant(name)
+        await self._ledger.suspend(name, actor=actor, reason=_short_text(reason, "reason"))
+        return await self.tenant(name)
+
+    async def unsuspend(self, name: str, *, actor: str) -> TenantDetail:
+        self._tenant(name)
+        await self._ledger.unsuspend(name, actor=actor)
+        return await self.tenant(name)
+
+    # --- keys
+
+    async def keys(self, tenant: str | None) -> tuple[KeyView, ...]:
+        """The keys of one tenant, or of all: issued ones and those declared in YAML, revoked ones included."""
+        if tenant is not None:
+            self._tenant(tenant)
+        return views.key_views(await self._ledger.keys(tenant), self._snapshot.keys, tenant)
+
+    async def create_key(self, tenant: str, label: str | None, *, actor: str) -> NewKey:
+        """A new key; the result is the only place where it can ever be read."""
+        self._tenant(tenant)
+        key, row = await self._ledger.issue_key(tenant, actor=actor, label=_short_text(label, "label"))
+        return NewKey(key=key, view=views.key_view(row))
+
+    async def revoke_key(self, key_id: str, *, actor: str) -> KeyView:
+        """Revoke a key for good, by its id. Raises NotFound."""
+        every = await self.keys(None)
+        _known(key_id, [view.id for view in every], "key")
+        declared = tuple(self._snapshot.keys.items())
+        return views.key_view(await self._ledger.revoke_key(key_id, declared, actor=actor))
+
+    # --- models
+
+    async def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
+        """The names that callers may ask for, sorted; `provider/model` paths are left out."""
+        snapshot = self._snapshot
+        if query.provider is not None:
+            _known(query.provider, snapshot.providers, "provider")
+        if query.kind is not None:
+            _known(query.kind, [kind.value for kind in Kind], "kind")
+        every = (views.model_view(name, snapshot.models[name]) for name in sorted(snapshot.models))
+        return tuple(model for model in every if views.model_matches(model, query))
+
+    async def model(self, name: str) -> ModelView:
+        """One model, by name, alias or `provider/model` path. Raises ModelNotFound with the nearest name."""
+        snapshot = self._snapshot
+        found = snapshot.models.get(name) or snapshot.endpoints.get(name)
+        if found is None:
+            hint = _nearest(name, [*snapshot.models, *snapshot.endpoints])
+            raise ModelNotFound(f"There is no model {name!r}{hint}", param="model")
+        # A path is not an alias: it is the full name of one endpoint.
+        return views.model_view(name if name in snapshot.models else found.name, found)
+
+    # --- the request log
+
+    async def logs(self, query: LogQuery) -> tuple[LogEntry, ...]:
+        """Finished requests, newest last."""
+        self._check(query)
+        return tuple(views.log_entry(record) for record in await self._ledger.log(query))
+
+    async def log(self, request_id: str) -> LogDetail:
+        record = await self._ledger.request(request_id)
+        if record is None:
+            raise NotFound(f"There is no request {request_id!r} in the log.", param="id")
+        return views.log_detail(record)
+
+    def follow(self, query: LogQuery, heartbeat_s: float = HEARTBEAT_S) -> AsyncGenerator[LogLine, None]:
+        """Requests as they settle, after what `query` finds in the log; a heartbeat at first and after every
+        `heartbeat_s` of silence. Ends with a line that says so once stop_following() is called; close it to leave
+        earlier. Raises at once what is wrong with the query.
+        """
+        self._check(query)
+        return self._lines(query, heartbeat_s)
+
+    async def _lines(self, query: LogQuery, heartbeat_s: float) -> AsyncGenerator[LogLine, None]:
+        queue = self._ledger.follow()  # Before the log is read, so that nothing falls between the two.
+        try:
+            yield self._heartbeat()
+            seen: set[str] = set()
+            for record in await self._ledger.log(query) if query.limit else ():
+                seen.add(record.id)
+                yield LogLine(entry=views.log_entry(record))
+            while (line := await self._next_line(queue, heartbeat_s)) is not None:
+                if isinstance(line, LogLine):
+                    yield line
+                elif line.id not in seen and _matches(line, query):
+                    yield LogLine(entry=views.log_entry(line))
+            yield LogLine(end="shutting_down")
+        finally:
+            self._ledger.unfollow(queue)
+
+    async def _next_line(
+        self, queue: asyncio.Queue[RequestRecord], heartbeat_s: float
+    ) -> RequestRecord | LogLine | None:
+        """The next record, a heartbeat, or None when following has been stopped."""
+        if not queue.empty() and not self._stopped.is_set():
+            return queue.get_nowait()
+        arrival = asyncio.ensure_future(queue.get())
+        waits = (
+            arrival,
+            asyncio.ensure_future(self._stopped.wait()),
+            asyncio.ensure_future(self._clock.sleep(heartbeat_s)),
+        )
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopped.is_set():
+                return None
+            if arrival.done():
+                return arrival.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self._heartbeat()
+
+    def _heartbeat(self) -> LogLine:
+        return LogLine(heartbeat=views.iso_time(self._clock.now_ns()))
+
+    def stop_following(self) -> None:
+        """End every follow(), now and later: called once, when the server begins to drain."""
+        self._stopped.set()
+
+    # --- the whole
+
+    async def verify(self) -> VerifyView:
+        """Prove the books; see MONEY.md 5."""
+        return views.verify_view(await self._ledger.verify())
+
+    async def status(self) -> Status:
+        snapshot = self._snapshot
+        return Status(
+            version=routerx.__version__,
+            generation=snapshot.generation,
+            files=snapshot.files,
+            notices=snapshot.notices,
+            problems=self._configuration.problems(),
+            providers=len(snapshot.providers),
+            models=len(snapshot.models),
+            tenants=len(snapshot.tenants),
+            ledger=views.ledger_view(self._ledger.health()),
+        )
+
+    # --- helpers
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._holder.current
+
+    def _tenant(self, name: str) -> Tenant:
+        tenants = self._snapshot.tenants
+        _known(name, tenants, "tenant")
+        return tenants[name]
+
+    def _check(self, query: LogQuery) -> None:
+        if not 0 <= query.limit <= LOG_ROWS_MAX:
+            raise InvalidParameter(f"limit must be between 0 and {LOG_ROWS_MAX}, not {query.limit}.", param="limit")
+        if query.tenant is not None:
+            self._tenant(query.tenant)
+
+
+def _known(name: str, known: Iterable[str], what: str) -> None:
+    """Raise NotFound, with the nearest name, where `name` is not among `known`."""
+    names = list(known)
+    if name not in names:
+        raise NotFound(f"There is no {what} {name!r}{_nearest(name, names)}", param=what)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that says a name is unknown."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _amount(text: str, param: str) -> int:
+    try:
+        return parse_usd(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{error}.", param=param) from None
+
+
+def _positive_amount(text: str, param: str) -> int:
+    nano = _amount(text, param)
+    if nano <= 0:
+        raise InvalidParameter(
+            f"A top-up must be more than 0, not {format_usd(nano)}; use an adjustment to take money away.",
+            param=param,
+        )
+    return nano
+
+
+def _short_text(text: str | None, param: str) -> str | None:
+    """Free text that will be kept for ever: stripped, bounded, None where nothing is left."""
+    if text is None:
+        return None
+    text = text.strip()
+    if len(text) > TEXT_CHARS_MAX:
+        raise InvalidParameter(f"{param} is limited to {TEXT_CHARS_MAX} characters.", param=param)
+    return text or None
+
+
+def _matches(record: RequestRecord, query: LogQuery) -> bool:
+    return (
+        query.tenant in (None, record.tenant)
+        and query.model in (None, record.model)
+        and query.outcome in (None, record.outcome)
+    )

@@ -1,0 +1,280 @@
+"""From ledger and configuration values to what the control plane shows. Pure: no I/O, no clock."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from routerx.control.values import (
+    AttemptView,
+    EndpointView,
+    Funds,
+    KeyView,
+    LedgerView,
+    LogDetail,
+    LogEntry,
+    ModelQuery,
+    ModelView,
+    PlanView,
+    Rate,
+    SpendLimitView,
+    TenantSummary,
+    TransferView,
+    VerifyView,
+)
+from routerx.domain.model import Endpoint, Model
+from routerx.domain.pricing import PriceCard
+from routerx.domain.record import AttemptRecord, RequestRecord
+from routerx.domain.tenant import Billing, Plan, Principal, Tenant
+from routerx.ledger.base import KeyRow, LedgerHealth, TenantFunds, TransferRow, VerifyReport
+from routerx.money import PICO_PER_NANO, format_price_per_million, format_usd
+from routerx.secrets import key_id
+
+PER_MILLION = "1M tokens"
+PER_REQUEST = "request"
+
+
+def iso_time(ns: int) -> str:
+    """Nanoseconds since the epoch → `2026-01-02T03:04:05.678Z`."""
+    seconds, rest = divmod(ns, 10**9)
+    instant = datetime.fromtimestamp(seconds, UTC)
+    return f"{instant:%Y-%m-%dT%H:%M:%S}.{rest // 10**6:03d}Z"
+
+
+def funds_view(funds: TenantFunds, plan: Plan) -> Funds:
+    available = None if plan.billing is Billing.OFF else funds.balance_nano - funds.held_nano - funds.floor_nano
+    return Funds(
+        balance_usd=format_usd(funds.balance_nano),
+        balance_nano=funds.balance_nano,
+        held_usd=format_usd(funds.held_nano),
+        held_nano=funds.held_nano,
+        available_usd=None if available is None else format_usd(available),
+        available_nano=available,
+        spent_today_usd=format_usd(funds.spent_today_nano),
+        spent_today_nano=funds.spent_today_nano,
+        spent_month_usd=format_usd(funds.spent_month_nano),
+        spent_month_nano=funds.spent_month_nano,
+        spent_total_usd=format_usd(funds.spent_total_nano),
+        spent_total_nano=funds.spent_total_nano,
+        requests_today=funds.requests_today,
+    )
+
+
+def tenant_summary(tenant: Tenant, funds: TenantFunds) -> TenantSummary:
+    return TenantSummary(
+        name=tenant.name,
+        plan=tenant.plan.name,
+        billing=tenant.plan.billing.value,
+        policy=tenant.policy,
+        suspended=funds.suspended,
+        suspend_reason=funds.suspend_reason,
+        funds=funds_view(funds, tenant.plan),
+    )
+
+
+def plan_view(plan: Plan) -> PlanView:
+    limit = plan.spend_limit
+    return PlanView(
+        name=plan.name,
+        billing=plan.billing.value,
+        markup_bp=plan.markup_bp,
+        limits=plan.limits,
+        spend_limit=None
+        if limit is None
+        else SpendLimitView(
+            amount_usd=format_usd(limit.amount_nano), amount_nano=limit.amount_nano, period=limit.period.value
+        ),
+        free_suffix=plan.free_suffix.value,
+        on_unpriced=plan.on_unpriced.value,
+    )
+
+
+def transfer_view(row: TransferRow) -> TransferView:
+    return TransferView(
+        id=row.id,
+        at=iso_time(row.ts_ns),
+        kind=row.kind,
+        tenant=row.tenant,
+        amount_usd=format_usd(row.amount_nano),
+        amount_nano=row.amount_nano,
+        balance_usd=format_usd(row.balance_nano),
+        balance_nano=row.balance_nano,
+        request_id=row.request_id,
+        reference=row.reference,
+        actor=row.actor,
+        note=row.note,
+    )
+
+
+def key_view(row: KeyRow) -> KeyView:
+    declared = row.source == "yaml"  # A tombstone: the row's own times are those of the revocation.
+    return KeyView(
+        id=row.id,
+        tenant=row.tenant,
+        source=row.source,
+        active=row.revoked_ns is None,
+        label=row.label,
+        created=None if declared else iso_time(row.created_ns),
+        revoked=None if row.revoked_ns is None else iso_time(row.revoked_ns),
+    )
+
+
+def key_views(rows: Iterable[KeyRow], declared: Mapping[str, Principal], tenant: str | None) -> tuple[KeyView, ...]:
+    """The ledger's keys and those declared in YAML (`declared` is keyed by digest), by tenant; active ones first."""
+    views = [key_view(row) for row in rows]
+    known = {view.id for view in views}
+    for digest, principal in declared.items():
+        name = principal.tenant.name
+        if tenant in (None, name) and principal.key_id not in known and key_id(digest) not in known:
+            views.append(
+                KeyView(
+                    id=principal.key_id,
+                    tenant=name,
+                    source="yaml",
+                    active=True,
+                    label=None,
+                    created=None,
+                    revoked=None,
+                )
+            )
+    return tuple(sorted(views, key=lambda view: (view.tenant, not view.active, view.created or "", view.id)))
+
+
+def price_view(card: PriceCard) -> dict[str, Rate]:
+    """Every price the card states, by unit, input and output first; `long_…` ones count above `long_above_tokens`."""
+    rates: dict[str, Rate] = {}
+    for field in card.__struct_fields__:
+        value: int | None = getattr(card, field)
+        if value is None:
+            continue
+        if field.endswith("_pico"):
+            rates[field.removesuffix("_pico")] = Rate(usd=format_price_per_million(value), per=PER_MILLION, pico=value)
+        elif field == "request_nano" and value:
+            rates["request"] = Rate(usd=format_usd(value), per=PER_REQUEST, pico=value * PICO_PER_NANO)
+    return rates
+
+
+def endpoint_view(endpoint: Endpoint) -> EndpointView:
+    return EndpointView(
+        key=endpoint.key,
+        provider=endpoint.provider,
+        upstream_model=endpoint.upstream_model,
+        price=None if endpoint.price is None else price_view(endpoint.price),
+        long_above_tokens=None if endpoint.price is None else endpoint.price.long_above_tokens,
+        capabilities=tuple(sorted(capability.value for capability in endpoint.capabilities)),
+        context_tokens=endpoint.context_tokens,
+        output_tokens_max=endpoint.output_tokens_max,
+        priority=endpoint.priority,
+        weight=endpoint.weight,
+    )
+
+
+def model_view(name: str, model: Model) -> ModelView:
+    """`name` is what callers ask for; it differs from the model's own where it is an alias."""
+    return ModelView(
+        name=name,
+        kind=model.kind.value,
+        owner=model.owner,
+        alias_of=model.name if model.name != name else None,
+        released=f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}" if model.created else None,
+        endpoints=tuple(endpoint_view(endpoint) for endpoint in model.endpoints),
+    )
+
+
+def model_matches(model: ModelView, query: ModelQuery) -> bool:
+    if query.kind is not None and query.kind != model.kind:
+        return False
+    if query.provider is not None and not any(query.provider == endpoint.provider for endpoint in model.endpoints):
+        return False
+    if query.search is None:
+        return True
+    texts = (model.name, model.owner, *(endpoint.upstream_model for endpoint in model.endpoints))
+    return any(query.search.casefold() in text.casefold() for text in texts)
+
+
+def log_entry(record: RequestRecord) -> LogEntry:
+    usage = record.usage
+    return LogEntry(
+        id=record.id,
+        at=iso_time(record.started_ns),
+        tenant=record.tenant,
+        key_id=record.key_id,
+        operation=record.operation,
+        model=record.model,
+        served_model=record.served_model,
+        provider=record.provider,
+        endpoint=record.endpoint,
+        stream=record.stream,
+        outcome=record.outcome,
+        http_status=record.http_status,
+        billing=record.billing.value,
+        input_tokens=None if usage is None else usage.input_tokens,
+        output_tokens=None if usage is None else usage.output_tokens,
+        usage_source=record.usage_source.value,
+        cost_usd=format_usd(record.cost_nano),
+        cost_nano=record.cost_nano,
+        ttft_ms=record.ttft_ms,
+        duration_ms=record.duration_ms,
+        attempts=len(record.attempts),
+        user=record.user,
+        app=record.app,
+        flags=record.flags,
+    )
+
+
+def log_detail(record: RequestRecord) -> LogDetail:
+    return LogDetail(
+        entry=log_entry(record),
+        held_usd=format_usd(record.held_nano),
+        held_nano=record.held_nano,
+        provider_cost_usd=format_usd(record.provider_cost_nano),
+        provider_cost_nano=record.provider_cost_nano,
+        overhead_us=record.overhead_us,
+        usage=None if record.usage is None else msgspec.structs.asdict(record.usage),
+        price=None if record.price is None else price_view(record.price.card),
+        long_above_tokens=None if record.price is None else record.price.card.long_above_tokens,
+        markup_bp=None if record.price is None else record.price.markup_bp,
+        attempts=tuple(attempt_view(attempt) for attempt in record.attempts),
+    )
+
+
+def attempt_view(attempt: AttemptRecord) -> AttemptView:
+    return AttemptView(
+        n=attempt.n,
+        endpoint=attempt.endpoint,
+        provider=attempt.provider,
+        credential_id=attempt.credential_id,
+        outcome=attempt.outcome,
+        upstream_status=attempt.upstream_status,
+        dispatched=attempt.dispatched,
+        started_ms=attempt.started_ms,
+        first_byte_ms=attempt.first_byte_ms,
+        duration_ms=attempt.duration_ms,
+        won=attempt.won,
+        cost_est_usd=format_usd(attempt.cost_est_nano),
+        cost_est_nano=attempt.cost_est_nano,
+    )
+
+
+def verify_view(report: VerifyReport) -> VerifyView:
+    return VerifyView(
+        ok=not report.violations,
+        violations=report.violations,
+        checked_transfers=report.checked_transfers,
+        checked_requests=report.checked_requests,
+        tenants=report.tenants,
+        duration_ms=report.duration_ms,
+    )
+
+
+def ledger_view(health: LedgerHealth) -> LedgerView:
+    return LedgerView(
+        ok=health.ok,
+        reason=health.reason,
+        synchronous=health.synchronous,
+        flush_us=health.flush_us,
+        survives_power_loss=health.survives_power_loss,
+        queue=health.queue,
+        held_usd=format_usd(health.held_nano),
+        held_nano=health.held_nano,
+    )

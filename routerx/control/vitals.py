@@ -1,0 +1,64 @@
+"""How the process is: what /health, /readyz, /metrics and `status` are made of. Reads everywhere, owns only `draining`."""
+
+from collections.abc import Callable
+
+from routerx import __version__
+from routerx.clock import Clock
+from routerx.config.snapshot import SnapshotHolder
+from routerx.config.watch import ReloadStatus
+from routerx.ledger.base import Ledger
+from routerx.routing.state import RoutingState
+from routerx.telemetry.metrics import Metrics
+
+
+class Vitals:
+    """One per process."""
+
+    def __init__(
+        self, holder: SnapshotHolder, ledger: Ledger, routing: RoutingState, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._holder = holder
+        self._ledger = ledger
+        self._routing = routing
+        self._metrics = metrics
+        self._clock = clock
+        self._started_s = clock.monotonic_s()
+        self.draining = False
+        self.reload_status: Callable[[], ReloadStatus] | None = None
+
+    def unready(self) -> str | None:
+        """Why new requests are not welcome; None when they are."""
+        if self.draining:
+            return "draining"
+        health = self._ledger.health()
+        return None if health.ok else health.reason or "ledger"
+
+    def health(self) -> dict[str, object]:
+        """For GET /health. Open to anyone: no paths, tenants, keys or amounts."""
+        snapshot, now_s = self._holder.current, self._clock.monotonic_s()
+        ledger = self._ledger.health()
+        status = self.reload_status() if self.reload_status is not None else None
+        reason = self.unready()
+        return {
+            "status": "ok" if reason is None else "degraded",
+            "reason": reason,
+            "version": __version__,
+            "uptime_s": round(now_s - self._started_s),
+            "config": {"generation": snapshot.generation, "ok": status is None or status.ok},
+            "ledger": {
+                "ok": ledger.ok,
+                "synchronous": ledger.synchronous,
+                "flush_us": ledger.flush_us,
+                "survives_power_loss": ledger.survives_power_loss,
+                "queue": ledger.queue,
+            },
+            "endpoints": [
+                {
+                    "endpoint": view.endpoint,
+                    "circuit": view.circuit,
+                    "credential": view.credential,
+                    "ready_in_s": round(view.ready_in_s, 1),
+                }
+                for view in self._routing.view(now_s)
+            ],
+        }
