@@ -1,0 +1,49 @@
+"""May a request start now? The border of the limits: memory answers today, a shared store when one machine is outgrown.
+
+Not money: what a request may cost is the ledger's question.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from routerx.domain.tenant import Tenant
+
+DAY_NS = 86_400 * 10**9
+
+
+def utc_day(now_ns: int) -> int:
+    """Days since the epoch in UTC of a wall clock in nanoseconds."""
+    return now_ns // DAY_NS
+
+
+class Lease(Protocol):
+    """Leave to run one request. Synchronous and idempotent: release it in `finally`."""
+
+    def release(self, tokens_used: int | None) -> None:
+        """The request is over. `tokens_used`: input and output together; what was reserved beyond it is given back and
+        what was used beyond the reservation is taken. 0: nothing was used; None: unknown, the reservation stands."""
+        ...
+
+
+class Limiter(Protocol):
+    """Ceilings of tenants (domain.tenant.Limits) and of the whole process."""
+
+    def configure(self, tenants: Iterable[str], concurrency_max: int) -> None:
+        """At start and after each reload: who exists, and how many requests may run at once. Counts survive."""
+        ...
+
+    def seed_daily(self, tenant: str, count: int, day: int) -> None:
+        """At start: `count` requests were made on UTC day `day` before this process began."""
+        ...
+
+    def admit(self, tenant: Tenant, tokens: int, now_s: float, now_ns: int) -> Lease:
+        """Count one request and reserve `tokens` (input estimate and output ceiling), all limits or none.
+
+        `now_s` is monotonic, `now_ns` the wall clock (for the UTC day). Raises RateLimited or Overloaded, both with
+        retry_after_s; details of RateLimited are `limit` (the key in YAML) and `limit_value`.
+        """
+        ...
+
+    def headers(self, tenant: Tenant, now_s: float) -> tuple[tuple[str, str], ...]:
+        """The x-ratelimit-* headers of a response; none for what has no limit."""
+        ...

@@ -1,0 +1,92 @@
+"""What to do after a failed attempt, as long as nothing has reached the client. Pure but for the retry budget.
+
+The table of failures (domain/failure.py) says what a failure allows; here that is weighed against what is left:
+attempts, time, other candidates, other credentials, the endpoint's retry budget.
+"""
+
+import random
+
+import msgspec
+
+from routerx.domain.call import Advance, Plan, Retry, Stop, Verdict
+from routerx.domain.failure import Effect, Failure, FailureKind, Next
+from routerx.domain.policy import Policy, RetryPolicy
+from routerx.routing.window import RetryBudget
+
+WAIT_MAX_S = 30.0
+"""A longer Retry-After is not waited for; the caller is told to come back."""
+RETRY_AFTER_SPREAD_S = 0.25
+"""Added at random to a Retry-After, so that all who were refused together do not return together."""
+
+_ELSEWHERE_FIRST = frozenset({FailureKind.CONNECT_ERROR, FailureKind.OVERLOADED, FailureKind.RATE_LIMITED})
+"""Asking the same endpoint again helps least here: another candidate goes first (FAULTS.md 1, 25, 27)."""
+
+
+class AttemptState(msgspec.Struct, frozen=True):
+    """Where the request stands, after RoutingState.failed() has recorded the failure."""
+
+    attempts: int
+    """Made so far for the whole request, this one included."""
+    tries: int
+    """Of these at the current candidate."""
+    has_next: bool
+    """following() gives another candidate."""
+    ready_in_s: float
+    """RoutingState.ready_in_s() of the current candidate: 0.0 when it, by whatever credential, may be asked now."""
+    remaining_s: float
+    """Until the request's total deadline."""
+    now_s: float
+
+
+def following(plan: Plan, index: int, failure: Failure) -> int | None:
+    """The index of the candidate an Advance goes to. After CONTEXT_EXCEEDED only a larger window will do."""
+    if failure.kind is not FailureKind.CONTEXT_EXCEEDED:
+        return index + 1 if index + 1 < len(plan.candidates) else None
+    window = plan.candidates[index].endpoint.context_tokens
+    for later in range(index + 1, len(plan.candidates)):
+        other = plan.candidates[later].endpoint.context_tokens
+        if window is not None and other is not None and other > window:
+            return later
+    return None
+
+
+def decide(
+    failure: Failure, *, attempt: AttemptState, policy: Policy, budget: RetryBudget, rng: random.Random
+) -> Verdict:
+    """Retry the candidate, go on to the next, or stop. Spends from `budget` when it retries."""
+    rule, retry = failure.rule, policy.retry
+    onwards: Verdict = Advance() if attempt.has_next else Stop(failure)
+    if attempt.attempts >= retry.attempts_max or attempt.remaining_s <= 0:
+        return Stop(failure)
+    if rule.next is Next.STOP:
+        return onwards if failure.kind is FailureKind.CONTEXT_EXCEEDED else Stop(failure)
+    if rule.effect in (Effect.COOL, Effect.QUARANTINE) and attempt.ready_in_s <= 0:
+        # The credential is out, and the endpoint has another one: not a retry, the fault was the credential's.
+        return Retry(delay_s=0.0)
+    if rule.next is Next.OTHER:
+        return onwards
+    if attempt.has_next:
+        # The last attempt belongs to the next candidate: retries must not use up the fallback.
+        is_last = attempt.attempts + 1 >= retry.attempts_max
+        if is_last or failure.kind in _ELSEWHERE_FIRST:
+            return onwards
+    delay_s = _delay_s(failure, attempt, retry, rng)
+    if delay_s is None or attempt.tries > retry.retries_max or delay_s >= attempt.remaining_s:
+        return onwards
+    return Retry(delay_s) if budget.spend(attempt.now_s) else onwards
+
+
+def _delay_s(failure: Failure, attempt: AttemptState, retry: RetryPolicy, rng: random.Random) -> float | None:
+    """How long to wait before the same candidate is asked again; None: too long to wait."""
+    if failure.rule.effect is Effect.COOL:
+        wait_s = attempt.ready_in_s  # How long the credential rests: Retry-After, or its own growing pause.
+    elif attempt.ready_in_s > 0:
+        return None  # The circuit has opened.
+    elif failure.retry_after_s is not None and failure.retry_after_s > 0:
+        wait_s = failure.retry_after_s
+        if attempt.has_next and wait_s > retry.backoff_max_s:
+            return None
+    else:
+        ceiling_s = min(retry.backoff_max_s, retry.backoff_min_s * 2.0**attempt.tries)
+        return rng.uniform(min(retry.backoff_min_s, ceiling_s), ceiling_s)
+    return wait_s + rng.uniform(0.0, RETRY_AFTER_SPREAD_S) if wait_s <= WAIT_MAX_S else None
