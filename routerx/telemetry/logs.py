@@ -1,0 +1,348 @@
+"""Logging: standard library loggers in, one masked line each out, through a bounded queue and a writer thread.
+
+A log that is not read must not stop requests: a full queue drops lines and counts them (FAULTS.md 100). Lines hold
+metadata only, never a prompt, an answer or a key.
+"""
+
+import logging
+import queue
+import re
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import IO, Any
+
+import msgspec
+
+from routerx.domain.record import RequestRecord
+from routerx.money import format_usd
+from routerx.secrets import Secret
+from routerx.telemetry.masking import Masker
+
+LINES_MAX = 10_000
+"""Lines waiting for the writer."""
+BATCH_MAX = 256
+CLOSE_TIMEOUT_S = 2.0
+"""How long the end of the process waits for a log that nobody reads."""
+LINE_CHARS_MAX = 32 * 1024
+
+LEVELS: Mapping[str, int] = MappingProxyType(
+    {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+)
+
+_requests = logging.getLogger("routerx.requests")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request"}
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_CONTROLS_BUT_NEWLINE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Logs:
+    """The log of the process, as set up by configure_logging."""
+
+    def __init__(self, pipe: "LinePipe", masker: Masker, handler: logging.Handler) -> None:
+        self._pipe = pipe
+        self._masker = masker
+        self._handler = handler
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._pipe.dropped
+
+    def protect(self, secrets: Iterable[Secret]) -> None:
+        """Mask these values wherever they would be written; call it with each configuration."""
+        self._masker.protect(secrets)
+
+    def close(self) -> None:
+        """Write what waits, for at most CLOSE_TIMEOUT_S, and detach from the root logger."""
+        logging.getLogger().removeHandler(self._handler)
+        self._pipe.close()
+
+
+def configure_logging(level: str, stream: IO[str], *, json: bool) -> Logs:
+    """Send every logger's lines at `level` (debug, info, warning, error) and above to `stream`.
+
+    `json`: one JSON object per line, for machines; else text for people. Raises ValueError on an unknown level.
+    """
+    if level.lower() not in LEVELS:
+        raise ValueError(f"log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
+    encode = json_line if json else text_line
+    masker = Masker()
+    pipe = LinePipe(stream, lambda count: masker.mask(encode(_drop_notice(count))))
+    handler = _PipeHandler(pipe, masker, encode)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(LEVELS[level.lower()])
+    return Logs(pipe, masker, handler)
+
+
+def log_request(record: RequestRecord) -> None:
+    """One line for a finished request, at info."""
+    if _requests.isEnabledFor(logging.INFO):
+        # Made by hand: Logger.info would walk the stack for a caller that is always this one.
+        line = logging.LogRecord(_requests.name, logging.INFO, __file__, 0, "request", None, None)
+        line.request = record
+        _requests.handle(line)
+
+
+class LinePipe:
+    """A bounded queue of finished lines and the daemon thread that writes them."""
+
+    def __init__(self, stream: IO[str], notice: Callable[[int], bytes], lines_max: int = LINES_MAX) -> None:
+        self._refused = 0
+        self._unwritten = 0
+        self._stream = stream
+        self._notice = notice
+        self._lines_max = lines_max
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._drain, name="routerx-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that found the queue full or the stream broken."""
+        return self._refused + self._unwritten
+
+    def put(self, line: bytes) -> None:
+        """Queue one line, or drop it when the queue is full. Never blocks."""
+        if self._closed or self._lines.qsize() >= self._lines_max:
+            self._refused += 1
+        else:
+            self._lines.put(line)
+
+    def close(self) -> None:
+        """Refuse further lines and wait a little for the writer."""
+        if not self._closed:
+            self._closed = True
+            self._lines.put(None)
+            self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _drain(self) -> None:
+        told = 0
+        while True:
+            line = self._lines.get()
+            if line is None:
+                return
+            batch = [line]
+            last = False
+            while len(batch) < BATCH_MAX and not self._lines.empty():
+                line = self._lines.get()
+                if line is None:
+                    last = True
+                    break
+                batch.append(line)
+            dropped = self.dropped
+            data = b"".join(batch)
+            if dropped > told:
+                data += self._notice(dropped - told)
+            if self._write(data):
+                told = dropped
+            else:
+                self._unwritten += len(batch)
+            if last:
+                return
+
+    def _write(self, data: bytes) -> bool:
+        """False when the stream does not take it: closed, disk full, reader gone."""
+        try:
+            buffer = getattr(self._stream, "buffer", None)
+            if buffer is not None:
+                buffer.write(data)
+            else:
+                self._stream.write(data.decode("utf-8", "replace"))
+            self._stream.flush()
+        except (OSError, ValueError):
+            return False
+        return True
+
+
+class _PipeHandler(logging.Handler):
+    """Encodes on the caller's thread, so that what is logged is what was true then."""
+
+    def __init__(self, pipe: LinePipe, masker: Masker, encode: "Callable[[logging.LogRecord], bytes]") -> None:
+        super().__init__()
+        self._pipe = pipe
+        self._masker = masker
+        self._encode = encode
+
+    def createLock(self) -> None:  # noqa: N802 - the name is the standard library's
+        """No lock: the queue is the only thing shared, and it is safe to share."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        request: RequestRecord | None = getattr(record, "request", None)
+        if request is not None:
+            # Once per request: only what a caller wrote can hold a key, so only that is searched.
+            record.request = _without_keys(request, self._masker)
+            self._pipe.put(self._encode(record))
+            return
+        try:
+            line = self._masker.mask(self._encode(record))
+        except (TypeError, ValueError, KeyError, msgspec.MsgspecError) as error:
+            # A format string that does not fit its arguments, say. The library would print the arguments, unmasked.
+            text = f"a log call failed ({type(error).__name__}): {record.msg!r}"
+            broken = logging.LogRecord(record.name, logging.ERROR, __file__, 0, "%s", (text,), None)
+            line = self._masker.mask(self._encode(broken))
+        self._pipe.put(line)
+
+
+def _without_keys(request: RequestRecord, masker: Masker) -> RequestRecord:
+    """The record with its free text masked; the rest comes from the configuration and from our own tables."""
+    changes: dict[str, str] = {}
+    for field in ("model", "served_model", "user", "app"):
+        text: str | None = getattr(request, field)
+        if text is not None and (masked := masker.mask_text(text)) != text:
+            changes[field] = masked
+    return msgspec.structs.replace(request, **changes) if changes else request
+
+
+# --- lines
+
+
+class _RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A finished request as one JSON line."""
+
+    ts: str
+    level: str
+    logger: str
+    message: str
+    request_id: str
+    tenant: str
+    key_id: str
+    operation: str
+    model: str
+    stream: bool
+    outcome: str
+    status: int
+    billing: str
+    cost_usd: str
+    duration_ms: int
+    overhead_us: int
+    provider: str | None = None
+    endpoint: str | None = None
+    served_model: str | None = None
+    ttft_ms: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    usage_source: str | None = None
+    attempts: tuple[str, ...] = ()
+    """`endpoint outcome`, in order."""
+    user: str | None = None
+    app: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+def json_line(record: logging.LogRecord) -> bytes:
+    """One JSON object and a line end."""
+    request: RequestRecord | None = getattr(record, "request", None)
+    if request is not None:
+        return _encode(_request_line(record, request))
+    fields: dict[str, object] = {
+        "ts": _timestamp(record.created),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": _text(record.getMessage())[:LINE_CHARS_MAX],
+    }
+    for name, value in _extras(record):
+        fields.setdefault(name, _text(value) if isinstance(value, str) else value)
+    trace = _trace(record)
+    if trace is not None:
+        fields["trace"] = _text(trace)
+    return _encode(fields)
+
+
+def text_line(record: logging.LogRecord) -> bytes:
+    """One line of text for people; a traceback follows on lines of its own."""
+    request: RequestRecord | None = getattr(record, "request", None)
+    message = record.getMessage()[:LINE_CHARS_MAX] if request is None else _request_text(request)
+    extras = "".join(f" {name}={value}" for name, value in _extras(record))
+    stamp = _timestamp(record.created)
+    head = f"{stamp} {record.levelname:<7} {record.name}: "
+    text = head + _CONTROLS.sub(_escaped, message + extras)
+    trace = _trace(record)
+    if trace is not None:
+        text += "\n" + _CONTROLS_BUT_NEWLINE.sub(_escaped, trace)
+    return _text(text).encode() + b"\n"
+
+
+def _request_line(record: logging.LogRecord, request: RequestRecord) -> _RequestLine:
+    usage = request.usage
+    return _RequestLine(
+        ts=_timestamp(record.created),
+        level="info",
+        logger=record.name,
+        message="request",
+        request_id=request.id,
+        tenant=request.tenant,
+        key_id=request.key_id,
+        operation=request.operation,
+        model=_text(request.model),
+        stream=request.stream,
+        outcome=request.outcome,
+        status=request.http_status,
+        billing=request.billing,
+        cost_usd=format_usd(request.cost_nano),
+        duration_ms=request.duration_ms,
+        overhead_us=request.overhead_us,
+        provider=request.provider,
+        endpoint=request.endpoint,
+        served_model=None if request.served_model is None else _text(request.served_model),
+        ttft_ms=request.ttft_ms,
+        input_tokens=None if usage is None else usage.input_tokens,
+        output_tokens=None if usage is None else usage.output_tokens,
+        usage_source=request.usage_source,
+        attempts=tuple(f"{attempt.endpoint} {attempt.outcome}" for attempt in request.attempts),
+        user=None if request.user is None else _text(request.user),
+        app=None if request.app is None else _text(request.app),
+        flags=request.flags,
+    )
+
+
+def _request_text(request: RequestRecord) -> str:
+    usage = request.usage
+    tokens = "no usage" if usage is None else f"{usage.input_tokens}+{usage.output_tokens} tokens"
+    return (
+        f"{request.http_status} {request.outcome} {request.tenant} {request.model} -> {request.endpoint or 'nowhere'} "
+        f"{tokens} ${format_usd(request.cost_nano)} {request.duration_ms} ms {request.id}"
+    )
+
+
+def _extras(record: logging.LogRecord) -> list[tuple[str, Any]]:
+    """What the caller added by `extra=`."""
+    return [(name, value) for name, value in vars(record).items() if name not in _STANDARD]
+
+
+def _trace(record: logging.LogRecord) -> str | None:
+    if record.exc_info and record.exc_info[0] is not None:
+        return "".join(traceback.format_exception(*record.exc_info)).rstrip()[-LINE_CHARS_MAX:]
+    return None
+
+
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value, enc_hook=_text_of) + b"\n"
+
+
+def _text_of(value: object) -> str:
+    """What JSON does not know is written as its repr; a Secret's repr is stars."""
+    return _text(repr(value))
+
+
+def _text(text: str) -> str:
+    """Text that can be encoded: a lone surrogate becomes its escape."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _timestamp(created_s: float) -> str:
+    return datetime.fromtimestamp(created_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def _drop_notice(count: int) -> logging.LogRecord:
+    message = "%d log lines were dropped: the log's reader was too slow"
+    return logging.LogRecord("routerx.logs", logging.WARNING, __file__, 0, message, (count,), None)
