@@ -147,6 +147,11 @@ class ScriptedUpstream:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
         return self.requests[count - 1]
 
+    async def idle(self) -> None:
+        """Wait until every connection is closed."""
+        async with asyncio.timeout(GUARD_S):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def refuse(self) -> None:
         """Stop listening: new connections are refused until `listen()`; open ones go on."""
         assert self._server is not None
@@ -156,7 +161,7 @@ class ScriptedUpstream:
     async def listen(self) -> None:
         """Listen (again, on the same port)."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Wire(self), "127.0.0.1", self._port, ssl=self._tls, reuse_address=True
+            lambda: _Wire(self), "127.0.0.1", self._port, ssl=self._tls, reuse_address=True, backlog=1024
         )
         self._port = self._server.sockets[0].getsockname()[1]
 

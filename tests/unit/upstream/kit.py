@@ -1,0 +1,107 @@
+"""What the transport's tests share: providers and calls with short deadlines, and what a call came to."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from routerx.domain.call import UpstreamCall
+from routerx.domain.failure import Failure, UpstreamFault
+from routerx.domain.policy import Timeouts
+from routerx.providers.spec import Auth, Provider
+from routerx.upstream.base import RESPONSE_BYTES_MAX, UpstreamReply
+from routerx.upstream.client import AiohttpTransport
+
+SHORT_S = 0.1
+AMPLE_S = 10.0
+BODY = json.dumps({"model": "m", "messages": []}).encode()
+
+
+@asynccontextmanager
+async def transport(**settings: Any) -> AsyncIterator[AiohttpTransport]:
+    opened = AiohttpTransport(Provider("acme", "openai_chat", "http://acme.invalid", Auth.NONE, (), **settings))
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """`host:port` of a server that gives each connection to `handler` and closes it when that returns."""
+    busy: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        busy.add(task)
+        try:
+            await handler(reader, writer)
+        except (asyncio.CancelledError, ConnectionError):
+            pass  # The test is over, or the peer is gone.
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+
+
+def call(
+    url: str,
+    body: bytes = BODY,
+    *,
+    headers: Mapping[str, str] | None = None,
+    first_byte_s: float = AMPLE_S,
+    connect_s: float = AMPLE_S,
+    idle_s: float = AMPLE_S,
+) -> UpstreamCall:
+    return UpstreamCall(
+        endpoint="acme/m",
+        provider="acme",
+        method="POST",
+        url=f"{url}/v1/chat/completions",
+        headers=CIMultiDict(headers if headers is not None else {"content-type": "application/json"}),
+        body=body,
+        stream=False,
+        timeouts=Timeouts(connect_s=connect_s, idle_s=idle_s),
+        first_byte_s=first_byte_s,
+    )
+
+
+async def fetch(transport: AiohttpTransport, sent: UpstreamCall, bytes_max: int = RESPONSE_BYTES_MAX) -> bytes:
+    reply = await transport.open(sent)
+    body = await reply.read(bytes_max)
+    reply.release()
+    return body
+
+
+async def chunks_until_fault(reply: UpstreamReply) -> tuple[bytes, Failure]:
+    """All that came before the fault, and the fault."""
+    seen = b""
+    try:
+        while chunk := await reply.chunk():
+            seen += chunk
+    except UpstreamFault as fault:
+        return seen, fault.failure
+    finally:
+        reply.abort()
+    raise AssertionError(f"the body ended well after {len(seen)} bytes")
+
+
+async def failing(transport: AiohttpTransport, sent: UpstreamCall) -> Failure:
+    with pytest.raises(UpstreamFault) as caught:
+        await transport.open(sent)
+    return caught.value.failure
