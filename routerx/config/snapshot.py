@@ -59,6 +59,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Keys declared in YAML, by SHA-256 hex digest."""
     files: tuple[str, ...] = ()
     """What was read, for watching and for messages."""
+    include_globs: tuple[str, ...] = ()
+    """Patterns that new files may come to match."""
     notices: tuple[str, ...] = ()
     """Things an operator should know that are not errors."""
 

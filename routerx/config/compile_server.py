@@ -1,0 +1,134 @@
+"""`server:` and `ledger:` with flags and environment over them → ServerConfig."""
+
+import ipaddress
+import os
+import re
+
+from routerx.config.compilation import Compilation
+from routerx.config.problems import Path
+from routerx.config.settings import ENVIRONMENT, ledger_path_of
+from routerx.config.snapshot import ServerConfig
+from routerx.secrets import DIGEST_PREFIX, Secret, key_digest
+
+ADMIN_KEY_CHARS_MIN = 16
+_DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
+_DEFAULTS = ServerConfig()
+
+
+def compile_server(run: Compilation) -> ServerConfig:
+    """The effective server settings."""
+    block, settings = run.config.server, run.settings
+    host, port = _listen(run)
+    folder = data_dir(run)
+    level = settings.log_level if settings.log_level is not None else block.log_level
+    server = ServerConfig(
+        host=host,
+        port=port,
+        data_dir=folder,
+        admin_key_digests=_admin_digests(run),
+        auth=settings.auth if settings.auth is not None else block.auth,
+        auth_header=settings.auth_header if settings.auth_header is not None else block.auth_header,
+        public_models=settings.public_models if settings.public_models is not None else block.public_models,
+        body_bytes_max=block.body_max,
+        connections_max=block.connections_max,
+        concurrency_max=block.concurrency_max,
+        header_timeout_s=block.header_timeout,
+        body_timeout_s=block.body_timeout,
+        body_idle_timeout_s=block.body_idle_timeout,
+        keepalive_timeout_s=block.keepalive_timeout,
+        write_timeout_s=block.write_timeout,
+        drain_s=block.drain,
+        log_level=level if level is not None else _DEFAULTS.log_level,
+        ledger_path=_ledger_path(run, folder),
+        ledger_synchronous=run.config.ledger.synchronous,
+        log_retention_days=run.config.ledger.log_retention,
+    )
+    if not server.auth and not is_loopback(server.host):
+        run.problems.add(
+            ("server", "auth"),
+            f"auth is off, so everybody who reaches {server.host!r} could call; turn it on, or listen on 127.0.0.1",
+            value=False,
+        )
+    if server.auth_header is not None and not re.fullmatch(r"[A-Za-z0-9-]{1,64}", server.auth_header):
+        run.problems.add(("server", "auth_header"), "is not the name of a header")
+    return server
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; a name other than localhost is taken for public."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def data_dir(run: Compilation) -> str:
+    """Flags and environment are relative to the working folder, the file to its own."""
+    if run.settings.data_dir is not None:
+        return run.settings.data_dir
+    given = run.config.server.data_dir
+    if run.folder is None:
+        return _DEFAULTS.data_dir
+    return run.beside(given if given is not None else _DEFAULTS.data_dir)
+
+
+def digest_of(text: str) -> str | None:
+    """The hex digest in `sha256:<hex>`; None when the text is not of that form."""
+    return text.removeprefix(DIGEST_PREFIX).lower() if _DIGEST.fullmatch(text) else None
+
+
+def _listen(run: Compilation) -> tuple[str, int]:
+    host, port = _DEFAULTS.host, _DEFAULTS.port
+    given = run.config.server.listen
+    if given is not None:
+        before, colon, after = given.rpartition(":")
+        if before.startswith("[") != before.endswith("]") or (":" in before and not before.startswith("[")):
+            colon = ""
+            after = "?"
+        if not after.isascii() or not after.isdecimal() or int(after) > 65_535 or (colon and not before):
+            run.problems.add(("server", "listen"), "is not host:port; write it like 127.0.0.1:8080 or [::1]:8080")
+        else:
+            host, port = before.strip("[]") if colon else host, int(after)
+    if run.settings.host is not None:
+        host = run.settings.host.strip("[]")
+    return host, run.settings.port if run.settings.port is not None else port
+
+
+def _ledger_path(run: Compilation, folder: str) -> str:
+    if run.settings.database_url is not None:
+        path = ledger_path_of(run.settings.database_url, run.problems)
+        if path is not None:
+            return path
+    given = run.config.ledger.path
+    return run.beside(given) if given is not None else os.path.join(folder, "ledger.db")
+
+
+def _admin_digests(run: Compilation) -> frozenset[str]:
+    digests: set[str] = set()
+    for index, secret in enumerate(run.config.server.admin_keys):
+        path: Path = ("server", "admin_keys", index)
+        text = secret.reveal()
+        if not text:
+            run.notice(f"server.admin_keys[{index}] is empty and left out")
+        elif (digest := digest_of(text)) is not None:
+            digests.add(digest)
+        elif not _good_admin_key(secret):
+            run.problems.add(path, _ADMIN_KEY_RULE, value=False)
+        else:
+            run.refuse_open_secret(path)
+            digests.add(key_digest(text))
+    if run.settings.admin_key is not None:
+        if not _good_admin_key(run.settings.admin_key):
+            run.problems.at(ENVIRONMENT, f"ROUTERX_ADMIN_KEY: {_ADMIN_KEY_RULE}")
+        digests.add(key_digest(run.settings.admin_key.reveal()))
+    return frozenset(digests)
+
+
+_ADMIN_KEY_RULE = f"is not an admin key: it needs at least {ADMIN_KEY_CHARS_MIN} characters and no spaces"
+
+
+def _good_admin_key(secret: Secret) -> bool:
+    text = secret.reveal()
+    return len(text) >= ADMIN_KEY_CHARS_MIN and text.isascii() and text.isprintable() and " " not in text

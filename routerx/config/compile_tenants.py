@@ -1,0 +1,124 @@
+"""`plans:`, `tenants:` and their keys → Plan, Tenant and the table of declared keys."""
+
+import msgspec
+
+from routerx.config.compilation import Compilation
+from routerx.config.compile_server import digest_of, is_loopback
+from routerx.config.problems import Path
+from routerx.config.schema import PlanEntry
+from routerx.config.snapshot import ServerConfig
+from routerx.domain.policy import Policy
+from routerx.domain.tenant import Billing, Limits, OnUnpriced, Plan, Principal, Tenant
+from routerx.secrets import API_KEY_CHARS_MAX, key_digest, key_id
+
+DEMO_KEY = "demo_key_fake_123456"
+"""Printed in the documentation, so it opens nothing but a demo on this machine."""
+
+DEFAULT_PLAN = "default"
+
+
+class Customers(msgspec.Struct, frozen=True):
+    """Who may call, and on what terms."""
+
+    plans: dict[str, Plan]
+    tenants: dict[str, Tenant]
+    keys: dict[str, Principal]
+
+
+def compile_tenants(run: Compilation, server: ServerConfig, policies: dict[str, Policy]) -> Customers:
+    """All tenants with their plans and declared keys."""
+    plans = {name: _plan(name, entry) for name, entry in run.config.plans.items()}
+    if DEFAULT_PLAN not in run.declared["plans"]:
+        plans[DEFAULT_PLAN] = _plan(DEFAULT_PLAN, PlanEntry())
+    tenants: dict[str, Tenant] = {}
+    for name, entry in run.config.tenants.items():
+        path: Path = ("tenants", name)
+        plan = plans.get(entry.plan)
+        if plan is None and entry.plan not in run.declared["plans"]:
+            run.problems.add((*path, "plan"), "no plan has this name", word=entry.plan, valid=run.declared["plans"])
+        if entry.policy not in policies and entry.policy not in run.declared["policies"]:
+            run.problems.add(
+                (*path, "policy"), "no policy has this name", word=entry.policy, valid=run.declared["policies"]
+            )
+        tenants[name] = Tenant(
+            name=name,
+            plan=plan if plan is not None else plans.get(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN)),
+            policy=entry.policy,
+            allow=tuple(entry.allow),
+            opening_balance_nano=entry.opening_balance,
+        )
+    return Customers(plans=plans, tenants=tenants, keys=_keys(run, server, tenants))
+
+
+def _plan(name: str, entry: PlanEntry) -> Plan:
+    on_unpriced = entry.on_unpriced
+    if on_unpriced is None:
+        on_unpriced = OnUnpriced.ALLOW_FLAGGED if entry.billing is Billing.OFF else OnUnpriced.DENY
+    limits = entry.limits
+    return Plan(
+        name=name,
+        billing=entry.billing,
+        markup_bp=entry.markup,
+        limits=Limits(
+            rpm=limits.rpm,
+            tpm=limits.tpm,
+            concurrency=limits.concurrency,
+            daily_requests=limits.daily_requests,
+        ),
+        spend_limit=entry.spend_limit,
+        free_suffix=entry.free_suffix,
+        on_unpriced=on_unpriced,
+        hold_output_tokens=entry.hold_output_tokens,
+    )
+
+
+def _keys(run: Compilation, server: ServerConfig, tenants: dict[str, Tenant]) -> dict[str, Principal]:
+    keys: dict[str, Principal] = {}
+    places: dict[str, Path] = {}
+    demo = key_digest(DEMO_KEY)
+    for name, tenant in tenants.items():
+        for index in range(len(run.config.tenants[name].keys)):
+            path: Path = ("tenants", name, "keys", index)
+            digest = _digest(run, name, index, path)
+            if digest is None:
+                continue
+            if digest == demo and not is_loopback(server.host):
+                run.problems.add(
+                    path,
+                    f"is the demo key, which everybody knows, and {server.host!r} is open to others; "
+                    "give the tenant a key of its own, or listen on 127.0.0.1",
+                    value=False,
+                )
+            if digest in server.admin_key_digests:
+                run.problems.add(path, "is an admin key as well; a tenant needs a key of its own", value=False)
+            other = keys.get(digest)
+            if other is not None and other.tenant.name != name:
+                place = run.problems.mark(places[digest])
+                run.problems.add(path, f"is also a key of tenant {other.tenant.name!r} ({place})", value=False)
+            keys[digest] = Principal(tenant=tenant, key_id=key_id(digest))
+            places[digest] = path
+    return keys
+
+
+def _digest(run: Compilation, tenant: str, index: int, path: Path) -> str | None:
+    """The digest of one declared key; None when it is empty or no key."""
+    text = run.config.tenants[tenant].keys[index].reveal()
+    if not text:
+        run.notice(f"tenants.{tenant}.keys[{index}] is empty and left out")
+        return None
+    if (digest := digest_of(text)) is not None:
+        return digest
+    if text.startswith("sha256:"):
+        run.problems.add(path, "is not a digest; write sha256: and 64 hexadecimal digits", value=False)
+        return None
+    if len(text) > API_KEY_CHARS_MAX or not text.isascii() or not text.isprintable() or " " in text:
+        run.problems.add(
+            path, f"is not a key: a key is at most {API_KEY_CHARS_MAX} characters of ASCII without spaces", value=False
+        )
+        return None
+    if text != DEMO_KEY and not run.by_reference(path) and run.problems.mark(path).line:
+        run.problems.add(
+            path, "is a key in plain text; write its digest (sha256:…), or ${env:NAME} or ${file:/path}", value=False
+        )
+        return None
+    return key_digest(text)

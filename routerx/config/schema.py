@@ -1,0 +1,408 @@
+"""The shape of the YAML: every key, its type, its default and what it means.
+
+What a single value may be is checked here and nowhere else; what values mean together is compile.py's. `json_schema()`
+gives editors the same rules, and `config_keys()` lists every key for the documentation's test. `None` means "not
+said": the default then comes from the preset, the plan's billing or the value struct named in the description.
+"""
+
+import types
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import CoreSchema
+
+from routerx.config.problems import Path
+from routerx.config.scalars import (
+    UNIT_KEY,
+    Backoff,
+    Count,
+    Days,
+    Deadline,
+    Duration,
+    Flag,
+    Integer,
+    MoneyNano,
+    PercentBp,
+    Price,
+    Ratio,
+    SecretText,
+    Size,
+    SpendLimitText,
+    Text,
+    default_text,
+)
+from routerx.domain.model import Capability, Kind
+from routerx.domain.policy import Sort
+from routerx.domain.tenant import Billing, FreeSuffix, OnUnpriced
+from routerx.providers.quirks import Quirk
+from routerx.providers.spec import Auth
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+"""Providers, policies and plans."""
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+MODEL_PATTERN = r"^[A-Za-z0-9@][A-Za-z0-9@._:/+-]{0,199}$"
+WEIGHT_MAX = 1_000
+
+
+class Block(BaseModel):
+    """A mapping of the file. `key:` with nothing behind it is the same as not writing the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_the_default(cls, data: object) -> object:
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        return data
+
+
+class ShortBlock(Block):
+    """A mapping that may also be written as the plain text of its first field."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        return {next(iter(cls.model_fields)): data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+class ServerBlock(Block):
+    """How the gateway listens and what it bears."""
+
+    listen: Annotated[Text | None, Field(description="Address and port; a port alone listens on 127.0.0.1.")] = None
+    data_dir: Annotated[
+        Text | None, Field(description="Folder for ledger, socket and generated keys; relative to this file.")
+    ] = None
+    admin_keys: Annotated[
+        list[SecretText],
+        Field(description="Keys of the admin API: references, or digests as sha256:<hex>."),
+    ] = []
+    auth: Annotated[Flag, Field(description="off: every caller is the first tenant; only on a loopback address.")] = (
+        True
+    )
+    auth_header: Annotated[Text | None, Field(description="A further header that may carry the tenant key.")] = None
+    public_models: Annotated[Flag, Field(description="Whether /v1/models answers without a key.")] = False
+    mode: Annotated[
+        Literal["real", "mock"] | None,
+        Field(description="mock: the built-in mock answers for every provider. Unset: real where keys exist."),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, Field(description="Least severity that is logged.")
+    ] = None
+    body_max: Annotated[Size, Field(description="Largest request body.")] = 32 * 1024 * 1024
+    connections_max: Annotated[Count, Field(description="Open client connections.")] = 10_000
+    concurrency_max: Annotated[Count, Field(description="Requests being served at once, all tenants.")] = 2_000
+    header_timeout: Annotated[Deadline, Field(description="For a request's headers to arrive.")] = 10.0
+    body_timeout: Annotated[Deadline, Field(description="For a request's body to arrive.")] = 120.0
+    body_idle_timeout: Annotated[Deadline, Field(description="Longest silence within a request's body.")] = 30.0
+    keepalive_timeout: Annotated[Deadline, Field(description="How long an idle connection is kept.")] = 75.0
+    write_timeout: Annotated[Deadline, Field(description="For a client that does not read its answer.")] = 60.0
+    drain: Annotated[Duration, Field(description="What running requests are given at shutdown.")] = 30.0
+
+
+class LedgerBlock(Block):
+    """Where money and usage are kept."""
+
+    path: Annotated[Text | None, Field(description="The SQLite file; relative to this file.")] = None
+    synchronous: Annotated[
+        Literal["full", "normal"],
+        Field(description="full: a committed charge survives a power loss; normal: it survives a crash."),
+    ] = "full"
+    log_retention: Annotated[Days, Field(description="How long the detail of requests is kept, in whole days.")] = 30
+
+
+class KeyEntry(ShortBlock):
+    """One credential of a provider."""
+
+    key: Annotated[SecretText, Field(description="The provider's key, as a reference.")]
+    rpm: Annotated[Count | None, Field(description="Requests per minute that may use this key.")] = None
+
+
+class TimeoutsBlock(Block):
+    """Deadlines of calls to a provider, each its own."""
+
+    connect: Annotated[Deadline, Field(description="For the connection, TLS included.")] = 5.0
+    first_token: Annotated[
+        Deadline | None,
+        Field(description="For the first content. Unset: 12s while another endpoint is left, else 60s or 120s."),
+    ] = None
+    idle: Annotated[Deadline, Field(description="Longest silence within an answer.")] = 300.0
+    total: Annotated[Deadline | None, Field(description="For the whole call; 600s when unset.")] = None
+
+
+class MockBlock(Block):
+    """How the built-in mock behaves where it answers for this provider."""
+
+    latency: Annotated[Duration, Field(description="Before the first byte.")] = 0.0
+    token_delay: Annotated[Duration, Field(description="Between streamed tokens.")] = 0.0
+    output_tokens: Annotated[
+        Count | None, Field(description="Length of a text answer. Unset: as the deterministic text has it.")
+    ] = None
+
+
+class ProviderEntry(Block):
+    """A vendor or a server of one's own: a preset's name needs only keys, any other name a base_url."""
+
+    preset: Annotated[Text | None, Field(description="The preset to start from. Unset: the one of this name.")] = None
+    dialect: Annotated[Text | None, Field(description="The wire format: openai.")] = None
+    base_url: Annotated[Text | None, Field(description="Where its API begins, like https://host/v1.")] = None
+    auth: Annotated[Auth | None, Field(description="The header that carries the key.")] = None
+    keys: Annotated[
+        list[KeyEntry], Field(description="Its keys, used in turn. An empty one (an unset variable) is left out.")
+    ] = []
+    timeouts: Annotated[TimeoutsBlock, Field(description="Deadlines of its calls.")] = TimeoutsBlock()
+    headers: Annotated[dict[str, SecretText], Field(description="Headers added to every call.")] = {}
+    quirks: Annotated[list[Quirk], Field(description="Deviations from the dialect, beyond the preset's.")] = []
+    proxy: Annotated[Text | None, Field(description="An HTTP proxy for its calls.")] = None
+    ca_file: Annotated[Text | None, Field(description="Certificates (PEM) to trust for it; relative to this file.")] = (
+        None
+    )
+    priority: Annotated[Integer, Field(description="For its endpoints that set none. Lower is tried first.")] = 0
+    mock: Annotated[
+        MockBlock | None, Field(description="Set: the built-in mock answers for this provider, keys or not.")
+    ] = None
+
+
+class LongPriceBlock(Block):
+    """Prices that a request is charged by as a whole once its input is long; what is left out stays as it is."""
+
+    above: Annotated[Count, Field(description="Input tokens that may be passed before these prices apply.")]
+    input: Annotated[Price | None, Field(description="Input tokens.")] = None
+    output: Annotated[Price | None, Field(description="Output tokens.")] = None
+    cached_input: Annotated[Price | None, Field(description="Input read from the provider's cache.")] = None
+    cache_write_5m: Annotated[Price | None, Field(description="Input written to a 5 minute cache.")] = None
+    cache_write_1h: Annotated[Price | None, Field(description="Input written to a 1 hour cache.")] = None
+
+
+class PriceBlock(Block):
+    """A whole price card in USD; a part that is left out costs what its nearest kind costs."""
+
+    per: Annotated[Literal["1M", "1k"], Field(description="How many tokens a token price is for.")] = "1M"
+    input: Annotated[Price | None, Field(description="Input tokens.")] = None
+    output: Annotated[Price | None, Field(description="Output tokens.")] = None
+    cached_input: Annotated[Price | None, Field(description="Input read from the provider's cache; as input.")] = None
+    cache_write_5m: Annotated[Price | None, Field(description="Input written to a 5 minute cache; as input.")] = None
+    cache_write_1h: Annotated[
+        Price | None, Field(description="Input written to a 1 hour cache; as the 5 minute one.")
+    ] = None
+    audio_input: Annotated[Price | None, Field(description="Audio input tokens; as input.")] = None
+    image_input: Annotated[Price | None, Field(description="Image input tokens; as input.")] = None
+    reasoning: Annotated[Price | None, Field(description="Reasoning tokens; as output.")] = None
+    audio_output: Annotated[Price | None, Field(description="Audio output tokens; as output.")] = None
+    image_output: Annotated[Price | None, Field(description="Image output tokens; as output.")] = None
+    request: Annotated[Price | None, Field(description="Each request, whatever `per` says; 0.")] = None
+    long: Annotated[LongPriceBlock | None, Field(description="Prices of requests with a long input.")] = None
+
+
+class EndpointEntry(Block):
+    """One provider's offer of a model. What is left out comes from the catalogue, where it knows the offer."""
+
+    provider: Annotated[Text, Field(description="A name under `providers`.")]
+    model: Annotated[Text | None, Field(description="The provider's name for it. Unset: the same name.")] = None
+    price: Annotated[PriceBlock | None, Field(description="What it costs. Unset: the catalogue's price, or none.")] = (
+        None
+    )
+    supports: Annotated[list[Capability] | None, Field(description="What a request may need of it.")] = None
+    context: Annotated[Count | None, Field(description="Context window in tokens.")] = None
+    max_output: Annotated[Count | None, Field(description="Most output tokens of one answer.")] = None
+    weight: Annotated[Count, Field(description="Share among endpoints that are otherwise equal.")] = 1
+    priority: Annotated[Integer | None, Field(description="Lower is tried first. Unset: the provider's.")] = None
+
+
+class ModelEntry(ShortBlock):
+    """A name that callers may ask for; the plain text of another name makes it an alias."""
+
+    alias: Annotated[Text | None, Field(description="The model that this name stands for.")] = None
+    kind: Annotated[Kind | None, Field(description="Unset: the catalogue's, else chat.")] = None
+    endpoints: Annotated[
+        list[EndpointEntry],
+        Field(description="Who serves it; replaces the catalogue's list. May be left out for a catalogue model."),
+    ] = []
+    aliases: Annotated[list[Text], Field(description="Further names for it.")] = []
+
+
+class RetryBlock(Block):
+    """Repeating a call that failed for a passing reason."""
+
+    max: Annotated[Integer, Field(description="Repeats at one endpoint, 0 to 10.")] = 2
+    backoff: Annotated[Backoff, Field(description="Shortest and longest wait before a repeat.")] = (0.3, 5.0)
+    attempts: Annotated[Integer, Field(description="Attempts of one request in all, 1 to 10.")] = 3
+
+
+class BreakerBlock(Block):
+    """When an endpoint is left alone for a while."""
+
+    window: Annotated[Deadline, Field(description="The span over which errors are counted.")] = 60.0
+    error_rate: Annotated[PercentBp, Field(description="Opens at this share of failures …")] = 5_000
+    min_requests: Annotated[Count, Field(description="… of at least so many requests …")] = 10
+    consecutive: Annotated[Count, Field(description="… or at so many failures in a row.")] = 5
+    cooldown: Annotated[Deadline, Field(description="Until a probe, times the number of openings in a row.")] = 30.0
+    cooldown_max: Annotated[Deadline, Field(description="The longest cooldown.")] = 300.0
+
+
+class FenceBlock(Block):
+    """What a fallback may cost."""
+
+    max_cost_ratio: Annotated[Ratio | None, Field(description="Most a fallback may cost, as a multiple.")] = None
+    never_paid: Annotated[Flag, Field(description="A free model never falls back to a paid one.")] = False
+
+
+class PolicyEntry(Block):
+    """How candidates are ordered, repeated and replaced."""
+
+    sort: Annotated[Sort, Field(description="Order of candidates of equal priority.")] = Sort.LATENCY
+    on_failure: Annotated[list[Text], Field(description="Models tried after the endpoints of the asked one.")] = []
+    retry: Annotated[RetryBlock, Field(description="Repeats.")] = RetryBlock()
+    breaker: Annotated[BreakerBlock, Field(description="The circuit breaker.")] = BreakerBlock()
+    fence: Annotated[FenceBlock, Field(description="Limits to what a fallback costs.")] = FenceBlock()
+
+
+class LimitsBlock(Block):
+    """Ceilings of one tenant; unset is no limit."""
+
+    rpm: Annotated[Count | None, Field(description="Requests per minute.")] = None
+    tpm: Annotated[Count | None, Field(description="Tokens per minute.")] = None
+    concurrency: Annotated[Count | None, Field(description="Requests at once.")] = None
+    daily_requests: Annotated[Count | None, Field(description="Requests per UTC day.")] = None
+
+
+class PlanEntry(Block):
+    """Commercial terms that tenants share."""
+
+    billing: Annotated[Billing, Field(description="prepaid: never below 0; postpaid: may owe; off: not charged.")] = (
+        Billing.PREPAID
+    )
+    markup: Annotated[PercentBp, Field(description="Added to list prices.")] = 0
+    limits: Annotated[LimitsBlock, Field(description="Ceilings.")] = LimitsBlock()
+    spend_limit: Annotated[
+        SpendLimitText | None, Field(description="Most that is charged per day, week, month or in total.")
+    ] = None
+    free_suffix: Annotated[FreeSuffix, Field(description="Which models `:free` may be put on.")] = (
+        FreeSuffix.ZERO_PRICED
+    )
+    on_unpriced: Annotated[
+        OnUnpriced | None,
+        Field(description="A model without a price. Unset: deny, or allow_flagged when billing is off."),
+    ] = None
+    hold_output_tokens: Annotated[
+        Count, Field(description="Output tokens held for a request that sets no maximum of its own.")
+    ] = 4_096
+
+
+class TenantEntry(Block):
+    """A customer."""
+
+    plan: Annotated[Text, Field(description="A name under `plans`.")] = "default"
+    policy: Annotated[Text, Field(description="A name under `policies`.")] = "default"
+    allow: Annotated[list[Text], Field(description="Models it may use, with * and ?; none named allows all.")] = []
+    keys: Annotated[
+        list[SecretText], Field(description="Digests of its keys as sha256:<hex>, or references to keys.")
+    ] = []
+    opening_balance: Annotated[MoneyNano, Field(description="Granted once, when the ledger first sees the tenant.")] = 0
+
+
+class Config(Block):
+    """A whole configuration."""
+
+    version: Annotated[Integer, Field(description="Version of this format: 1.")] = 1
+    include: Annotated[list[Text], Field(description="Files to add, with * and ?; relative to this file.")] = []
+    server: Annotated[ServerBlock, Field(description="Listening, limits and deadlines.")] = ServerBlock()
+    ledger: Annotated[LedgerBlock, Field(description="Storage of money and usage.")] = LedgerBlock()
+    providers: Annotated[
+        dict[str, ProviderEntry] | None,
+        Field(description="Who is called, by name. Unset: the providers whose keys are in the environment."),
+    ] = None
+    models: Annotated[
+        dict[str, ModelEntry], Field(description="What the bundled catalogue lacks or has otherwise, by name.")
+    ] = {}
+    pricing: Annotated[
+        dict[str, PriceBlock], Field(description="Prices that replace all others, by model or by provider/model.")
+    ] = {}
+    policies: Annotated[dict[str, PolicyEntry], Field(description="Routing policies by name.")] = {}
+    plans: Annotated[dict[str, PlanEntry], Field(description="Plans by name.")] = {}
+    tenants: Annotated[
+        dict[str, TenantEntry],
+        Field(description="Tenants by name. None: one named default, with the keys of the environment."),
+    ] = {}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the file, for editors."""
+    schema = Config.model_json_schema(schema_generator=_Generator)
+    for block in (schema, *schema["$defs"].values()):
+        for field in block.get("properties", {}).values():
+            _tidy(field)
+    return {
+        **schema,
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "title": "RouterX configuration",
+    }
+
+
+class _Generator(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        """Defaults stay as they are; _tidy writes them as the file would."""
+        return dft
+
+
+def _tidy(field: dict[str, Any]) -> None:
+    """Write a field's default as the file would, and leave out what says nothing."""
+    field.pop("title", None)
+    unit = field.pop(UNIT_KEY, "")
+    for choice in field.get("anyOf", ()):
+        choice.pop(UNIT_KEY, None)
+    if "default" in field:
+        value = field.pop("default")
+        if value is not None and not isinstance(value, BaseModel | list | dict):
+            field["default"] = default_text(value, unit)
+
+
+def config_keys() -> tuple[str, ...]:
+    """Every key as the documentation writes it: `providers.<name>.keys[].rpm`."""
+    return tuple(_keys_of(Config, ""))
+
+
+def fields_at(path: Path) -> frozenset[str]:
+    """The keys that a mapping at `path` may have; empty where any name will do."""
+    kind: Any = Config
+    for part in path:
+        kind = _inner(kind)
+        if isinstance(kind, type) and issubclass(kind, Block):
+            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+        else:
+            kind = get_args(kind)[-1] if get_origin(kind) in (dict, list) else None
+    kind = _inner(kind)
+    return frozenset(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Block) else frozenset()
+
+
+def _keys_of(kind: Any, prefix: str) -> list[str]:
+    kind = _inner(kind)
+    if isinstance(kind, type) and issubclass(kind, Block):
+        keys: list[str] = []
+        for name, field in kind.model_fields.items():
+            path = f"{prefix}.{name}" if prefix else name
+            keys += [path, *_keys_of(field.annotation, path)]
+        return keys
+    if get_origin(kind) is dict:
+        return _keys_of(get_args(kind)[1], f"{prefix}.<name>")
+    if get_origin(kind) is list:
+        return _keys_of(get_args(kind)[0], f"{prefix}[]")
+    return []
+
+
+def _inner(kind: Any) -> Any:
+    """The type without `| None` and Annotated."""
+    while True:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        elif isinstance(kind, types.UnionType) or str(get_origin(kind)) == "typing.Union":
+            kind = next(arg for arg in get_args(kind) if arg is not type(None))
+        else:
+            return kind

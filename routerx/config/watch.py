@@ -1,0 +1,244 @@
+"""Live reload: notices that files changed, loads the whole configuration anew, and swaps it in or keeps what is good.
+
+Folders are watched, not files: editors replace files, Kubernetes swaps symlinks. Bind mounts hide such events, so the
+files are also looked at twice a second. A file that still changes is not read: a prefix may be valid and wrong.
+"""
+
+import asyncio
+import glob
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import watchfiles
+
+from routerx.clock import Clock
+from routerx.config.problems import ConfigRefused, Sources
+from routerx.config.snapshot import RESTART_ONLY, ServerConfig, Snapshot, SnapshotHolder
+from routerx.errors import ConfigError, RouterXError
+
+log = logging.getLogger("routerx.config")
+
+POLL_S = 0.5
+SETTLE_S = 0.2
+"""A file whose size and time stay the same for so long is taken for complete."""
+SETTLES_MAX = 50
+RELOADS_MAX = 5
+"""Loads in a row, while each names other files than the one before it."""
+
+Load = Callable[[int], Snapshot]
+OnApplied = Callable[[Snapshot, Snapshot], Awaitable[None]]
+
+_Stat = tuple[str, int, int, int, int]
+_Print = tuple[_Stat, ...]
+
+
+class ReloadStatus(msgspec.Struct, frozen=True):
+    """What the last look at the files came to."""
+
+    generation: int
+    """Of the snapshot that serves."""
+    ok: bool = True
+    """False: the files as they are now are refused, and an older snapshot serves."""
+    error: str | None = None
+    """Every problem, a line each, with file and line."""
+    applied_at_ns: int = 0
+    """When the snapshot that serves was put in place."""
+    restart_needed: tuple[str, ...] = ()
+    """Fields of ServerConfig that differ from those the process was started with."""
+
+
+class ConfigWatcher:
+    """Owns reloading. `run` is a task for the life of the server; `reload_now` serves SIGHUP and the admin API."""
+
+    def __init__(self, holder: SnapshotHolder, load: Load, clock: Clock, on_applied: OnApplied) -> None:
+        self._holder = holder
+        self._load = load
+        self._clock = clock
+        self._on_applied = on_applied
+        self._started_with: ServerConfig = holder.current.server
+        self._sources = _sources_of(holder.current)
+        self._seen: _Print | None = None
+        """The state of the files that the last load read; None: not loaded since the start."""
+        self._lock = asyncio.Lock()
+        self._stirred = asyncio.Event()
+        self.status = ReloadStatus(generation=holder.current.generation, applied_at_ns=clock.now_ns())
+
+    async def run(self) -> None:
+        """Watch until cancelled. A fault in here is logged and does not end the watch."""
+        events = asyncio.create_task(self._follow_events(), name="config.events")
+        try:
+            while True:
+                try:
+                    await self._look()
+                except Exception:  # The root of this task: config stays as it is, watching goes on.
+                    log.exception("the configuration could not be looked at")
+                await self._wait()
+        finally:
+            events.cancel()
+            await asyncio.gather(events, return_exceptions=True)
+
+    async def reload_now(self) -> ReloadStatus:
+        """Load what the files say now, changed or not, and tell what came of it."""
+        async with self._lock:
+            try:
+                await self._reload(await self._settled())
+            except ConfigError as error:
+                self._refuse(error)
+        return self.status
+
+    async def _look(self) -> None:
+        """Load if the files are not as the last load left them."""
+        if await asyncio.to_thread(_print_of, self._sources) == self._seen:
+            return
+        async with self._lock:
+            try:
+                now = await self._settled()
+                if now != self._seen:
+                    await self._reload(now)
+            except ConfigError as error:
+                self._refuse(error)
+
+    async def _settled(self) -> _Print:
+        """The state of the files once it has stopped changing. Raises ConfigError when it does not stop."""
+        before = await asyncio.to_thread(_print_of, self._sources)
+        for _ in range(SETTLES_MAX):
+            await self._clock.sleep(SETTLE_S)
+            after = await asyncio.to_thread(_print_of, self._sources)
+            if after == before:
+                return after
+            before = after
+        raise ConfigError((f"the files have kept changing for {SETTLES_MAX * SETTLE_S:g} s and are not read",))
+
+    async def _reload(self, now: _Print) -> None:
+        """Load until what was read is what the files still are, then apply it. Raises ConfigError."""
+        for _ in range(RELOADS_MAX):
+            self._seen = now
+            outcome = await asyncio.to_thread(self._try_load)
+            if isinstance(outcome, Snapshot):
+                self._sources = _sources_of(outcome)
+            elif isinstance(outcome, ConfigRefused):
+                self._sources = _joined(outcome.sources, _sources_of(self._holder.current))
+            now = await asyncio.to_thread(_print_of, self._sources)
+            if now == self._seen:
+                break
+            # A file was named for the first time, or changed under the reader: what was read may be half of it.
+            now = await self._settled()
+        else:
+            raise ConfigError((f"the files have changed during each of {RELOADS_MAX} attempts to read them",))
+        if isinstance(outcome, ConfigError):
+            raise outcome
+        await self._apply(outcome)
+
+    def _try_load(self) -> Snapshot | ConfigError:
+        try:
+            return self._load(self._holder.current.generation + 1)
+        except ConfigError as error:
+            return error
+
+    async def _apply(self, snapshot: Snapshot) -> None:
+        old = self._holder.current
+        if msgspec.structs.replace(snapshot, generation=old.generation) == old:
+            self.status = msgspec.structs.replace(self.status, ok=True, error=None)
+            return
+        self._holder.current = snapshot
+        self.status = ReloadStatus(
+            generation=snapshot.generation,
+            applied_at_ns=self._clock.now_ns(),
+            restart_needed=_changed(self._started_with, snapshot.server),
+        )
+        log.info("configuration %d is live", snapshot.generation)
+        if self.status.restart_needed:
+            log.warning("takes effect after a restart: %s", ", ".join(self.status.restart_needed))
+        for notice in snapshot.notices:
+            if notice not in old.notices:
+                log.warning("%s", notice)
+        try:
+            await self._on_applied(old, snapshot)
+        except RouterXError as error:
+            self.status = msgspec.structs.replace(self.status, ok=False, error=error.message)
+            log.error("configuration %d is live, but not all of it: %s", snapshot.generation, error.message)
+
+    def _refuse(self, error: ConfigError) -> None:
+        text = "\n".join(error.problems)
+        if text != self.status.error:
+            log.error("the configuration is refused, generation %d stays:\n%s", self.status.generation, text)
+        self.status = msgspec.structs.replace(self.status, ok=False, error=text)
+
+    async def _wait(self) -> None:
+        """Until an event, or the next look is due anyway."""
+        stirred = asyncio.ensure_future(self._stirred.wait())
+        due = asyncio.ensure_future(self._clock.sleep(POLL_S))
+        try:
+            await asyncio.wait((stirred, due), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stirred.cancel()
+            due.cancel()
+            await asyncio.gather(stirred, due, return_exceptions=True)
+        self._stirred.clear()
+
+    async def _follow_events(self) -> None:
+        """Turn file events into looks. Where the system has no more watches to give, polling has to do."""
+        while folders := _folders(self._sources):
+            stop = asyncio.Event()
+            try:
+                async for _ in watchfiles.awatch(
+                    *folders,
+                    watch_filter=None,
+                    debounce=50,
+                    step=20,
+                    stop_event=stop,
+                    recursive=False,
+                    rust_timeout=500,
+                    yield_on_timeout=True,
+                ):
+                    self._stirred.set()
+                    if _folders(self._sources) != folders:
+                        stop.set()
+            except OSError as error:
+                log.warning(
+                    "file events are not to be had (%s); files are looked at every %s s", error.strerror, POLL_S
+                )
+                return
+
+
+def _sources_of(snapshot: Snapshot) -> Sources:
+    return Sources(files=snapshot.files, globs=snapshot.include_globs)
+
+
+def _joined(left: Sources, right: Sources) -> Sources:
+    return Sources(
+        files=tuple(dict.fromkeys((*left.files, *right.files))), globs=tuple(dict.fromkeys((*left.globs, *right.globs)))
+    )
+
+
+def _print_of(sources: Sources) -> _Print:
+    """What files there are and what state they are in; follows symlinks, so a swapped one shows."""
+    names = dict.fromkeys(sources.files)
+    for pattern in sources.globs:
+        names.update(dict.fromkeys(sorted(glob.glob(pattern))))
+    return tuple(_stat(name) for name in names)
+
+
+def _stat(name: str) -> _Stat:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return name, -1, -1, -1, -1
+    return name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode
+
+
+def _folders(sources: Sources) -> tuple[str, ...]:
+    """Folders to watch: those of all files and patterns, or the nearest one above that exists."""
+    folders: dict[str, None] = {}
+    for name in (*sources.files, *sources.globs):
+        folder = os.path.dirname(name)
+        while folder and (glob.has_magic(folder) or not os.path.isdir(folder)):
+            folder = os.path.dirname(folder)
+        folders[folder if folder else "."] = None
+    return tuple(folders)
+
+
+def _changed(before: ServerConfig, after: ServerConfig) -> tuple[str, ...]:
+    return tuple(field for field in sorted(RESTART_ONLY) if getattr(before, field) != getattr(after, field))
