@@ -10,7 +10,7 @@ from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Operation, Peek, Plan
 from routerx.domain.tenant import Principal
 from routerx.errors import NoHealthyUpstream
-from routerx.routing.prepare import Option, Prepared, prepare
+from routerx.routing.shortlist import Option, Shortlist, make_shortlist
 from routerx.routing.state import RoutingState
 
 Groups = tuple[tuple[Option, ...], ...]
@@ -23,12 +23,12 @@ def make_plan(peek: Peek, principal: Principal, snapshot: Snapshot, state: Routi
     NoHealthyUpstream with the earliest probe as retry_after_s (nothing can serve it now).
     """
     key = (peek.model, principal.tenant.name, peek.operation is Operation.CHAT, peek.needs)
-    prepared = state.plans.get(snapshot.generation, key)
-    if prepared is None:
-        prepared = prepare(peek, principal.tenant, snapshot)
-        state.plans.put(key, prepared)
-    groups, excluded = prepared.groups, prepared.excluded
-    if _needs_fitting(peek, prepared):
+    shortlist = state.plans.get(snapshot, key)
+    if shortlist is None:
+        shortlist = make_shortlist(peek, principal.tenant, snapshot)
+        state.plans.put(key, shortlist)
+    groups, excluded = shortlist.groups, shortlist.excluded
+    if _needs_fitting(peek, shortlist):
         groups, unfit = _fitting(peek, groups)
         excluded += unfit
     candidates: list[Candidate] = []
@@ -47,8 +47,8 @@ def make_plan(peek: Peek, principal: Principal, snapshot: Snapshot, state: Routi
     if blocked:
         excluded += tuple(_exclusion(option, state, now_s) for option in blocked)
     if not candidates:
-        raise _none_healthy(prepared.model, blocked, state, now_s)
-    return Plan(prepared.model, prepared.policy, tuple(candidates), excluded, prepared.free)
+        raise _none_healthy(shortlist.model, blocked, state, now_s)
+    return Plan(shortlist.model, shortlist.policy, tuple(candidates), excluded, shortlist.free)
 
 
 def no_healthy(plan: Plan, snapshot: Snapshot, state: RoutingState, now_s: float) -> NoHealthyUpstream:
@@ -80,10 +80,10 @@ def _exclusion(option: Option, state: RoutingState, now_s: float) -> Exclusion:
 # --- sizes
 
 
-def _needs_fitting(peek: Peek, prepared: Prepared) -> bool:
+def _needs_fitting(peek: Peek, shortlist: Shortlist) -> bool:
     output = peek.output_tokens_max
-    return peek.input_tokens_estimate > 2 * prepared.context_min or (
-        output is not None and output > prepared.output_min
+    return peek.input_tokens_estimate > 2 * shortlist.context_min or (
+        output is not None and output > shortlist.output_min
     )
 
 

@@ -16,7 +16,7 @@ from routerx.domain.policy import BreakerPolicy, Policy
 from routerx.providers.spec import Credential, Provider
 from routerx.routing import breaker
 from routerx.routing.breaker import CLOSED, Cell, Closed, Event, HalfOpen, Open
-from routerx.routing.prepare import PlanKey, Prepared
+from routerx.routing.shortlist import PlanKey, Shortlist
 from routerx.routing.window import RetryBudget, SlidingCount
 
 COOL_MIN_S = 1.0
@@ -86,22 +86,22 @@ class _Rest:
 
 
 class PlanCache:
-    """The static parts of plans, of one snapshot generation; the oldest entry goes when it is full."""
+    """The static parts of plans, of one snapshot; the oldest entry goes when it is full."""
 
-    __slots__ = ("_entries", "_generation")
+    __slots__ = ("_entries", "_snapshot")
 
     def __init__(self) -> None:
-        self._entries: dict[PlanKey, Prepared] = {}
-        self._generation = -1
+        self._entries: dict[PlanKey, Shortlist] = {}
+        self._snapshot: Snapshot | None = None
 
-    def get(self, generation: int, key: PlanKey) -> Prepared | None:
-        if generation != self._generation:
+    def get(self, snapshot: Snapshot, key: PlanKey) -> Shortlist | None:
+        if snapshot is not self._snapshot:
             self._entries.clear()
-            self._generation = generation
+            self._snapshot = snapshot
         return self._entries.get(key)
 
-    def put(self, key: PlanKey, value: Prepared) -> None:
-        """Store under the generation last asked for."""
+    def put(self, key: PlanKey, value: Shortlist) -> None:
+        """Store for the snapshot last asked for."""
         if len(self._entries) >= PLANS_MAX:
             del self._entries[next(iter(self._entries))]
         self._entries[key] = value

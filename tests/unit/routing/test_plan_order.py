@@ -221,7 +221,7 @@ def test_an_output_maximum_excludes_only_where_another_candidate_fits() -> None:
     assert World(config).order(chat(output_tokens_max=100)) == ["a/x", "b/x"]
 
 
-def test_a_new_generation_is_planned_anew() -> None:
+def test_a_new_snapshot_is_planned_anew() -> None:
     world = World(snapshot(TWO))
     assert world.order() == ["a/x", "b/x"]
     world.config = snapshot([model("m", endpoint("b/x"))], generation=2)

@@ -97,6 +97,21 @@ def test_a_dead_credential_is_quarantined_and_one_probe_per_interval_may_bring_i
     assert sorted(str(world.pick("a/x")) for _ in range(4)) == ["a-1", "a-1", "a-2", "a-2"]
 
 
+@pytest.mark.parametrize("how", ["abandoned", "rejected"])
+def test_a_probe_of_a_quarantined_credential_that_says_nothing_is_given_back(how: str) -> None:
+    world = one_key()
+    world.fail("a/x", FailureKind.AUTH_FAILED)
+    world.now_s += QUARANTINE_PROBE_S
+    assert world.pick("a/x") == "a-1"
+    assert world.pick("a/x") is None
+    if how == "abandoned":
+        world.state.abandoned("a/x", "a-1", world.now_s)
+    else:
+        world.state.failed("a/x", "a-1", failure(FailureKind.REJECTED), POLICY, world.now_s)
+    assert world.state.view(world.now_s)[0].credential == "quarantined"
+    assert world.pick("a/x") == "a-1"
+
+
 def test_an_upstreams_rejection_of_the_request_counts_for_nothing() -> None:
     world = one_key()
     world.fail("a/x", FailureKind.REJECTED, times=20)
@@ -189,6 +204,14 @@ def test_results_of_calls_that_outlive_their_endpoint_are_dropped() -> None:
     world.state.failed("b/x", "b-1", failure(FailureKind.AUTH_FAILED), POLICY, world.now_s)
     world.state.abandoned("b/x", "b-1", world.now_s)
     assert world.state.view(world.now_s) == ()
+
+
+def test_results_of_calls_that_outlive_their_credential_are_dropped() -> None:
+    world = two_keys()
+    assert [world.pick("a/x"), world.pick("a/x")] == ["a-1", "a-2"]
+    world.state.retain(snapshot([model("m", endpoint("a/x"))], generation=2))
+    world.state.failed("a/x", "a-2", failure(FailureKind.SERVER_ERROR), POLICY, world.now_s)
+    assert [row.credential_id for row in world.state.view(world.now_s)] == ["a-1"]
 
 
 def test_a_new_key_starts_out_of_quarantine() -> None:

@@ -53,7 +53,7 @@ class Option(msgspec.Struct, frozen=True):
         return self.candidate.endpoint
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class Shortlist(msgspec.Struct, frozen=True):
     """Groups in order; within a group only latency and weight decide."""
 
     model: str
@@ -77,7 +77,7 @@ class Resolved(msgspec.Struct, frozen=True):
     floor: bool = False
 
 
-def prepare(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Prepared:
+def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
     """Resolve, filter and group. Raises ModelNotFound, FreeNotAllowed, InvalidParameter or PermissionDenied."""
     kind = Kind.CHAT if peek.operation is Operation.CHAT else Kind.EMBEDDING
     resolved = resolve(peek.model, kind, snapshot)
@@ -111,7 +111,7 @@ def prepare(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Prepared:
     if not groups:
         _refuse(resolved, excluded, tenant)
     options = [option for group in groups for option in group]
-    return Prepared(
+    return Shortlist(
         model=resolved.model.name,
         policy=policy,
         free=resolved.free,
