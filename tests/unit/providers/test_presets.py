@@ -1,11 +1,12 @@
 """Presets: every vendor that users are promised, complete and consistent."""
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from routerx.domain.call import Operation
-from routerx.providers.presets import PRESETS, find_preset
+from routerx.providers.presets import MOCK, PRESETS, find_preset
 from routerx.providers.quirks import Quirk, resolve
 from routerx.providers.spec import Auth, Preset
 
@@ -88,3 +89,14 @@ def test_vendors_that_bill_to_the_end_are_marked(name: str) -> None:
 )
 def test_vendors_that_stop_billing_on_abort_are_marked(name: str) -> None:
     assert PRESETS[name].abort_stops_billing
+
+
+def test_every_preset_and_its_variables_and_quirks_are_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "providers.md").read_text()
+
+    for preset in PRESETS.values():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{preset.name}` |"))
+        for word in (*preset.env_keys, *preset.aliases, preset.env_base_url, preset.base_url):
+            assert word is None or preset.name == MOCK or f"`{word}`" in row
+        assert f"| {'yes' if preset.abort_stops_billing else 'no'} |" in row
+    assert all(f"| `{quirk}` |" in page for quirk in Quirk)
