@@ -6,14 +6,14 @@ It owns no state of its own but the followers of the request log. Facts are aske
 """
 
 import asyncio
-import difflib
-from collections.abc import AsyncGenerator, Iterable
-from typing import Protocol
+from collections.abc import AsyncGenerator
 
 import routerx
 from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.control import views
+from routerx.control.configuration import Configuration
+from routerx.control.lookup import find_model, find_models, require
 from routerx.control.values import (
     CreatedTenant,
     KeyView,
@@ -30,10 +30,9 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
-from routerx.domain.model import Kind
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import Tenant
-from routerx.errors import Conflict, InvalidParameter, ModelNotFound, NotFound
+from routerx.errors import Conflict, InvalidParameter, NotFound
 from routerx.ledger.base import Ledger, LogQuery
 from routerx.money import format_usd, parse_usd
 
@@ -41,27 +40,6 @@ TRANSFERS_SHOWN_MAX = 10
 LOG_ROWS_MAX = 1_000
 TEXT_CHARS_MAX = 500
 HEARTBEAT_S = 10.0
-
-
-class Configuration(Protocol):
-    """The configuration as something that can be changed; the runtime and the offline CLI each bring one."""
-
-    def problems(self) -> tuple[str, ...]:
-        """Why the files as they are now are not the live configuration; empty when they are."""
-        ...
-
-    async def reload(self) -> tuple[str, ...]:
-        """Read the files again and apply them whole, or return the problems and change nothing."""
-        ...
-
-    async def write_tenant(self, tenant: NewTenant) -> str:
-        """Declare a tenant in a file of its own and return the file's path. Raises Conflict where that file exists
-        and OperatorError where the folder cannot be written."""
-        ...
-
-    async def remove_tenant(self, path: str) -> None:
-        """Take back a file that write_tenant has just made."""
-        ...
 
 
 class Operations:
@@ -109,7 +87,7 @@ class Operations:
         """Write the tenant's YAML file, make it live, credit `topup` and issue its first key.
 
         Everything is checked before the file is written; where the configuration refuses the file it is taken back.
-        Raises Conflict, NotFound (plan or policy), InvalidParameter and OperatorError (a folder that is read-only).
+        Raises Conflict, NotFound (plan or policy) and InvalidParameter.
         """
         topup_nano = _positive_amount(new.topup, "topup") if new.topup is not None else None
         label = _short_text(new.label, "label")
@@ -118,9 +96,9 @@ class Operations:
             if new.name in snapshot.tenants:
                 raise Conflict(f"There already is a tenant {new.name!r}.", param="name")
             if new.plan is not None:
-                _known(new.plan, snapshot.plans, "plan")
+                require(new.plan, snapshot.plans, "plan")
             if new.policy is not None:
-                _known(new.policy, snapshot.policies, "policy")
+                require(new.policy, snapshot.policies, "policy")
             path = await self._configuration.write_tenant(new)
             await self._make_live(new.name, path)
         await self._ledger.sync_tenants([self._tenant(new.name)])
@@ -131,19 +109,12 @@ class Operations:
 
     async def _make_live(self, name: str, path: str) -> None:
         """Reload; a tenant that is not there afterwards leaves no file behind."""
-        problems = await self._configuration.reload()
+        status = await self._configuration.reload()
         if name in self._snapshot.tenants:
             return
-        await self._configuration.remove_tenant(path)
-        if problems:
-            raise Conflict(
-                f"Tenant {name!r} is not created, because the configuration as it is on disk is refused: "
-                + "; ".join(problems)
-            )
-        raise Conflict(
-            f"Tenant {name!r} is not created, because the configuration does not read {path}; "
-            "add `include: [tenants.d/*.yaml]` to it."
-        )
+        await self._configuration.remove_tenant(name)
+        reason = status.error if status.error is not None else f"the files do not read {path}"
+        raise Conflict(f"Tenant {name!r} is not created, because the configuration on disk is refused: {reason}")
 
     async def top_up(
         self, name: str, amount: str, *, reference: str | None, note: str | None, actor: str
@@ -195,31 +166,19 @@ class Operations:
     async def revoke_key(self, key_id: str, *, actor: str) -> KeyView:
         """Revoke a key for good, by its id. Raises NotFound."""
         every = await self.keys(None)
-        _known(key_id, [view.id for view in every], "key")
+        require(key_id, [view.id for view in every], "key")
         declared = tuple(self._snapshot.keys.items())
         return views.key_view(await self._ledger.revoke_key(key_id, declared, actor=actor))
 
     # --- models
 
     async def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
-        """The names that callers may ask for, sorted; `provider/model` paths are left out."""
-        snapshot = self._snapshot
-        if query.provider is not None:
-            _known(query.provider, snapshot.providers, "provider")
-        if query.kind is not None:
-            _known(query.kind, [kind.value for kind in Kind], "kind")
-        every = (views.model_view(name, snapshot.models[name]) for name in sorted(snapshot.models))
-        return tuple(model for model in every if views.model_matches(model, query))
+        """The names that callers may ask for, sorted."""
+        return find_models(self._snapshot, query)
 
     async def model(self, name: str) -> ModelView:
-        """One model, by name, alias or `provider/model` path. Raises ModelNotFound with the nearest name."""
-        snapshot = self._snapshot
-        found = snapshot.models.get(name) or snapshot.endpoints.get(name)
-        if found is None:
-            hint = _nearest(name, [*snapshot.models, *snapshot.endpoints])
-            raise ModelNotFound(f"There is no model {name!r}{hint}", param="model")
-        # A path is not an alias: it is the full name of one endpoint.
-        return views.model_view(name if name in snapshot.models else found.name, found)
+        """One model, by name, alias or path. Raises ModelNotFound with the nearest name."""
+        return find_model(self._snapshot, name)
 
     # --- the request log
 
@@ -297,12 +256,14 @@ class Operations:
 
     async def status(self) -> Status:
         snapshot = self._snapshot
+        files = self._configuration.state()
         return Status(
             version=routerx.__version__,
             generation=snapshot.generation,
             files=snapshot.files,
             notices=snapshot.notices,
-            problems=self._configuration.problems(),
+            problems=tuple(files.error.splitlines()) if files.error is not None else (),
+            restart_needed=files.restart_needed,
             providers=len(snapshot.providers),
             models=len(snapshot.models),
             tenants=len(snapshot.tenants),
@@ -317,7 +278,7 @@ class Operations:
 
     def _tenant(self, name: str) -> Tenant:
         tenants = self._snapshot.tenants
-        _known(name, tenants, "tenant")
+        require(name, tenants, "tenant")
         return tenants[name]
 
     def _check(self, query: LogQuery) -> None:
@@ -325,19 +286,6 @@ class Operations:
             raise InvalidParameter(f"limit must be between 0 and {LOG_ROWS_MAX}, not {query.limit}.", param="limit")
         if query.tenant is not None:
             self._tenant(query.tenant)
-
-
-def _known(name: str, known: Iterable[str], what: str) -> None:
-    """Raise NotFound, with the nearest name, where `name` is not among `known`."""
-    names = list(known)
-    if name not in names:
-        raise NotFound(f"There is no {what} {name!r}{_nearest(name, names)}", param=what)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that says a name is unknown."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _amount(text: str, param: str) -> int:

@@ -289,6 +289,8 @@ class Status(msgspec.Struct, frozen=True):
     notices: tuple[str, ...]
     problems: tuple[str, ...]
     """Why the files as they are now are not applied; empty when they are."""
+    restart_needed: tuple[str, ...]
+    """Settings on disk that differ from those the process was started with and that only a restart applies."""
     providers: int
     models: int
     tenants: int

@@ -1,6 +1,8 @@
 """A small RouterX for tests of the control plane: real Operations and real admin routes over a ledger in memory."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
+from routerx.config.watch import ReloadStatus
 from routerx.control.operations import Operations
 from routerx.control.values import NewTenant
 from routerx.domain.model import Capability, Endpoint, Kind, Model
@@ -85,6 +88,7 @@ class FakeLedger:
         self.records: list[RequestRecord] = []
         self.violations: tuple[str, ...] = ()
         self.followers: list[asyncio.Queue[RequestRecord]] = []
+        self.joined = threading.Event()
         self.left = asyncio.Event()
         """Set when the last follower has gone."""
 
@@ -209,11 +213,13 @@ class FakeLedger:
     def follow(self) -> asyncio.Queue[RequestRecord]:
         queue: asyncio.Queue[RequestRecord] = asyncio.Queue(100)
         self.followers.append(queue)
+        self.joined.set()
         return queue
 
     def unfollow(self, queue: asyncio.Queue[RequestRecord]) -> None:
         self.followers.remove(queue)
         if not self.followers:
+            self.joined.clear()
             self.left.set()
 
     async def verify(self) -> VerifyReport:
@@ -239,32 +245,35 @@ class FakeConfiguration:
     def __init__(self, holder: SnapshotHolder) -> None:
         self.holder = holder
         self.files: dict[str, NewTenant] = {}
-        self.refusal: tuple[str, ...] = ()
+        self.refusal: str | None = None
         self.included = True
 
-    def problems(self) -> tuple[str, ...]:
-        return self.refusal
+    def state(self) -> ReloadStatus:
+        return ReloadStatus(
+            generation=self.holder.current.generation,
+            ok=self.refusal is None,
+            error=self.refusal,
+            restart_needed=("port",),
+        )
 
-    async def reload(self) -> tuple[str, ...]:
+    async def reload(self) -> ReloadStatus:
         current = self.holder.current
-        if self.refusal or not self.included:
-            return self.refusal
-        tenants = dict(current.tenants)
-        for new in self.files.values():
-            plan = current.plans[new.plan if new.plan is not None else "standard"]
-            tenants[new.name] = Tenant(name=new.name, plan=plan, allow=new.allow)
-        self.holder.current = msgspec.structs.replace(current, tenants=tenants, generation=current.generation + 1)
-        return ()
+        if self.refusal is None and self.included:
+            tenants = dict(current.tenants)
+            for new in self.files.values():
+                plan = current.plans[new.plan if new.plan is not None else "standard"]
+                tenants[new.name] = Tenant(name=new.name, plan=plan, allow=new.allow)
+            self.holder.current = msgspec.structs.replace(current, tenants=tenants, generation=current.generation + 1)
+        return self.state()
 
     async def write_tenant(self, tenant: NewTenant) -> str:
-        path = f"tenants.d/{tenant.name}.yaml"
-        if path in self.files:
-            raise Conflict(f"{path} already exists.")
-        self.files[path] = tenant
-        return path
+        if tenant.name in self.files:
+            raise Conflict(f"{tenant.name} is declared already.")
+        self.files[tenant.name] = tenant
+        return f"tenants.d/{tenant.name}.yaml"
 
-    async def remove_tenant(self, path: str) -> None:
-        del self.files[path]
+    async def remove_tenant(self, name: str) -> None:
+        del self.files[name]
 
 
 def endpoint(provider: str, model: str, **changes: object) -> Endpoint:
@@ -359,7 +368,11 @@ class Running(msgspec.Struct, frozen=True):
     loop: asyncio.AbstractEventLoop
 
     def settle(self, *records: RequestRecord) -> None:
+        """Requests settle, in the server's own thread."""
         self.loop.call_soon_threadsafe(self.control.ledger.seen, *records)
+
+    def wait_for_follower(self) -> None:
+        assert self.control.ledger.joined.wait(10)
 
 
 @contextmanager
@@ -393,3 +406,15 @@ def running(data_dir: Path, control: Control | None = None) -> Iterator[Running]
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
         assert not thread.is_alive()
+
+
+@contextmanager
+def routerx_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`routerx …` in a process of its own, with pipes; it is gone afterwards."""
+    code = "import sys; from routerx.cli import main; sys.argv[0] = 'routerx'; main()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

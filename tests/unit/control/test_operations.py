@@ -133,7 +133,7 @@ async def test_creating_a_tenant_twice_is_a_conflict(control: Control, operation
 
 
 async def test_a_tenant_the_configuration_refuses_leaves_no_file(control: Control, operations: Operations) -> None:
-    control.configuration.refusal = ("routerx.yaml:3: models: unknown key",)
+    control.configuration.refusal = "routerx.yaml:3: models: unknown key"
 
     with pytest.raises(Conflict, match=r"routerx\.yaml:3: models: unknown key"):
         await operations.create_tenant(NewTenant("acme", topup="5"), actor="x")
@@ -145,7 +145,7 @@ async def test_a_tenant_the_configuration_refuses_leaves_no_file(control: Contro
 async def test_a_tenant_file_that_nothing_includes_is_taken_back(control: Control, operations: Operations) -> None:
     control.configuration.included = False
 
-    with pytest.raises(Conflict, match=r"add `include: \[tenants\.d/\*\.yaml\]`"):
+    with pytest.raises(Conflict, match=r"do not read tenants\.d/acme\.yaml"):
         await operations.create_tenant(NewTenant("acme"), actor="x")
 
     assert control.configuration.files == {}
@@ -298,11 +298,12 @@ async def test_violations_make_the_books_not_ok(control: Control, operations: Op
 
 
 async def test_status_names_what_keeps_the_files_from_being_live(control: Control, operations: Operations) -> None:
-    control.configuration.refusal = ("routerx.yaml:3: no",)
+    control.configuration.refusal = "routerx.yaml:3: no\nrouterx.yaml:4: neither"
     status = await operations.status()
 
     assert (status.generation, status.tenants, status.models) == (1, 2, 3)
-    assert status.problems == ("routerx.yaml:3: no",)
+    assert status.problems == ("routerx.yaml:3: no", "routerx.yaml:4: neither")
+    assert status.restart_needed == ("port",)
     assert status.ledger.held_usd == "0.05"
 
 

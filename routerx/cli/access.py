@@ -1,0 +1,84 @@
+"""The way from a command to a RouterX: by URL, by the Unix socket of the one that runs here, or by opening its ledger.
+
+Commands see one interface and need not know which it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from routerx.cli.remote import RemoteAccess, socket_answers
+from routerx.cli.settings import Settings
+from routerx.control.values import (
+    CreatedTenant,
+    KeyView,
+    LogDetail,
+    LogEntry,
+    ModelQuery,
+    ModelView,
+    NewKey,
+    NewTenant,
+    TenantDetail,
+    TenantSummary,
+    TransferView,
+    VerifyView,
+)
+from routerx.ledger.base import LogQuery
+
+ADMIN_SOCKET = "admin.sock"
+
+
+class Access(Protocol):
+    """What commands can ask for; see control/operations.py. Every method raises RouterXError."""
+
+    def tenants(self) -> tuple[TenantSummary, ...]: ...
+    def tenant(self, name: str) -> TenantDetail: ...
+    def create_tenant(self, new: NewTenant) -> CreatedTenant: ...
+    def top_up(self, name: str, amount: str, reference: str | None, note: str | None) -> TransferView: ...
+    def adjust(self, name: str, amount: str, note: str | None) -> TransferView: ...
+    def suspend(self, name: str, reason: str | None) -> TenantDetail: ...
+    def unsuspend(self, name: str) -> TenantDetail: ...
+    def keys(self, tenant: str | None) -> tuple[KeyView, ...]: ...
+    def create_key(self, tenant: str, label: str | None) -> NewKey: ...
+    def revoke_key(self, key_id: str) -> KeyView: ...
+    def models(self, query: ModelQuery) -> tuple[ModelView, ...]: ...
+    def model(self, name: str) -> ModelView: ...
+    def logs(self, query: LogQuery) -> tuple[LogEntry, ...]: ...
+    def log(self, request_id: str) -> LogDetail: ...
+    def verify(self) -> VerifyView: ...
+
+
+@contextmanager
+def open_access(settings: Settings) -> Iterator[Access]:
+    """The RouterX that `settings` mean: `--url`, else the one running on the data directory, else the files."""
+    remote = open_remote(settings)
+    if remote is not None:
+        yield remote
+        return
+    from routerx.cli.local import LocalAccess  # Loads pydantic and the ledger: only where no server answers.
+
+    with LocalAccess(settings) as local:
+        yield local
+
+
+def open_remote(settings: Settings) -> RemoteAccess | None:
+    """The running RouterX, or None where none answers on this machine. With `--url` there is no looking further."""
+    if settings.url is not None:
+        key = settings.admin_key
+        if key is None:
+            from routerx.cli.local import admin_key  # Loads pydantic: only to look into .env.
+
+            key = admin_key()
+        return RemoteAccess.by_url(settings.url, key)
+    path = Path(data_dir(settings)) / ADMIN_SOCKET
+    return RemoteAccess.by_socket(path) if socket_answers(path) else None
+
+
+def data_dir(settings: Settings) -> str:
+    """`--data-dir`, else what the configuration says. Raises ConfigError."""
+    if settings.data_dir is not None:
+        return settings.data_dir
+    from routerx.cli.local import load  # Loads pydantic: only where the configuration must be read.
+
+    return load(settings).server.data_dir

@@ -1,0 +1,154 @@
+"""Access without a server: read the configuration, take the ledger's lock, do it here.
+
+The same Operations as the server's, over the same ledger. While one of them runs no server can start on this ledger,
+so the ledger is opened late and closed soon; what only needs the configuration does not open it.
+"""
+
+import asyncio
+import getpass
+import os
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from routerx.cli.settings import Settings
+from routerx.clock import SystemClock
+from routerx.config.load import Loader
+from routerx.config.settings import Flags, config_path, read_environment
+from routerx.config.snapshot import Snapshot, SnapshotHolder
+from routerx.control import views
+from routerx.control.configuration import FileConfiguration
+from routerx.control.lookup import find_model, find_models
+from routerx.control.operations import Operations
+from routerx.control.values import (
+    CreatedTenant,
+    KeyView,
+    LogDetail,
+    LogEntry,
+    ModelQuery,
+    ModelView,
+    NewKey,
+    NewTenant,
+    TenantDetail,
+    TenantSummary,
+    TransferView,
+    VerifyView,
+)
+from routerx.ledger.base import LogQuery
+from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.sqlite import SqliteLedger, open_ledger
+from routerx.ledger.verify import verify_file
+
+T = TypeVar("T")
+
+
+def loader_for(settings: Settings) -> Loader:
+    """Reads the configuration as a server started here would, but makes no key."""
+    env = read_environment(os.environ)
+    path = config_path(settings.config, env)
+    return Loader(path=path, env=env, flags=Flags(data_dir=settings.data_dir), announce=None)
+
+
+def load(settings: Settings) -> Snapshot:
+    """The configuration as it is now. Raises ConfigError."""
+    return loader_for(settings).load(generation=1)
+
+
+def admin_key() -> str | None:
+    """ROUTERX_ADMIN_KEY of the environment or of `.env`, as a server started here would have it."""
+    return read_environment(os.environ).get("ROUTERX_ADMIN_KEY") or None
+
+
+def verify_ledger(settings: Settings, path: str | None) -> VerifyView:
+    """Check the ledger file at `path`, or the configured one, without its lock and without writing."""
+    return views.verify_view(verify_file(path if path is not None else load(settings).server.ledger_path))
+
+
+class LocalAccess:
+    """An Access that owns the ledger while it is open; a context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loader = loader_for(settings)
+        self._holder = SnapshotHolder(self._loader.load(generation=1))
+        self._actor = f"cli:{getpass.getuser()}"
+        self._runner = asyncio.Runner()
+        self._ledger: SqliteLedger | None = None
+
+    def __enter__(self) -> "LocalAccess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._runner:
+            if self._ledger is not None:
+                self._runner.run(self._ledger.close())
+
+    def tenants(self) -> tuple[TenantSummary, ...]:
+        return self._do(lambda operations: operations.tenants())
+
+    def tenant(self, name: str) -> TenantDetail:
+        return self._do(lambda operations: operations.tenant(name))
+
+    def create_tenant(self, new: NewTenant) -> CreatedTenant:
+        return self._do(lambda operations: operations.create_tenant(new, actor=self._actor))
+
+    def top_up(self, name: str, amount: str, reference: str | None, note: str | None) -> TransferView:
+        return self._do(
+            lambda operations: operations.top_up(name, amount, reference=reference, note=note, actor=self._actor)
+        )
+
+    def adjust(self, name: str, amount: str, note: str | None) -> TransferView:
+        return self._do(lambda operations: operations.adjust(name, amount, note=note, actor=self._actor))
+
+    def suspend(self, name: str, reason: str | None) -> TenantDetail:
+        return self._do(lambda operations: operations.suspend(name, reason=reason, actor=self._actor))
+
+    def unsuspend(self, name: str) -> TenantDetail:
+        return self._do(lambda operations: operations.unsuspend(name, actor=self._actor))
+
+    def keys(self, tenant: str | None) -> tuple[KeyView, ...]:
+        return self._do(lambda operations: operations.keys(tenant))
+
+    def create_key(self, tenant: str, label: str | None) -> NewKey:
+        return self._do(lambda operations: operations.create_key(tenant, label, actor=self._actor))
+
+    def revoke_key(self, key_id: str) -> KeyView:
+        return self._do(lambda operations: operations.revoke_key(key_id, actor=self._actor))
+
+    def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
+        return find_models(self._holder.current, query)
+
+    def model(self, name: str) -> ModelView:
+        return find_model(self._holder.current, name)
+
+    def logs(self, query: LogQuery) -> tuple[LogEntry, ...]:
+        return self._do(lambda operations: operations.logs(query))
+
+    def log(self, request_id: str) -> LogDetail:
+        return self._do(lambda operations: operations.log(request_id))
+
+    def verify(self) -> VerifyView:
+        return self._do(lambda operations: operations.verify())
+
+    def _do(self, call: Callable[[Operations], Coroutine[Any, Any, T]]) -> T:
+        async def on_open_ledger() -> T:
+            clock = SystemClock()
+            ledger = await self._opened(clock)
+            configuration = FileConfiguration(self._loader, self._holder)
+            return await call(Operations(ledger, self._holder, configuration, clock))
+
+        return self._runner.run(on_open_ledger())
+
+    async def _opened(self, clock: SystemClock) -> SqliteLedger:
+        """The ledger, opened on first use with an account for every configured tenant. Raises LedgerLocked."""
+        if self._ledger is None:
+            server = self._holder.current.server
+            options = LedgerOptions(
+                path=server.ledger_path,
+                synchronous=server.ledger_synchronous,
+                log_retention_days=server.log_retention_days,
+            )
+            self._ledger = await open_ledger(options, clock)
+            await self._ledger.sync_tenants(self._holder.current.tenants.values())
+        return self._ledger
