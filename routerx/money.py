@@ -55,6 +55,12 @@ def format_usd(nano: int) -> str:
     return f"{sign}{whole}.{decimals}"
 
 
+def format_price_per_million(pico: int) -> str:
+    """pico-USD per token → USD per million tokens, exact, at least two decimals."""
+    whole, part = divmod(pico, 10**6)
+    return f"{whole}." + f"{part:06d}".rstrip("0").ljust(2, "0")
+
+
 def ceil_div(value: int, divisor: int) -> int:
     """Round towards plus infinity."""
     return -(-value // divisor)

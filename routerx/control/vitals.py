@@ -33,6 +33,10 @@ class Vitals:
         health = self._ledger.health()
         return None if health.ok else health.reason or "ledger"
 
+    def metrics(self) -> bytes:
+        """Prometheus text."""
+        return self._metrics.render()
+
     def health(self) -> dict[str, object]:
         """For GET /health. Open to anyone: no paths, tenants, keys or amounts."""
         snapshot, now_s = self._holder.current, self._clock.monotonic_s()

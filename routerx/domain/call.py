@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class UpstreamCall(msgspec.Struct, frozen=True):
-    """One HTTP call, ready to send. The body is bytes; headers carry the credential."""
+    """One HTTP call, ready to send. The headers carry the credential and the body the prompt: neither is in its repr."""
 
     endpoint: str
     """Endpoint key, for pools, logs and errors."""
@@ -76,6 +76,9 @@ class UpstreamCall(msgspec.Struct, frozen=True):
     first_byte_s: float
     """Seconds until response headers must be here, from the start of sending."""
     proxy: str | None = None
+
+    def __repr__(self) -> str:
+        return f"UpstreamCall({self.method} {self.url} for {self.endpoint}, {len(self.body)} bytes)"
 
 
 class Retry(msgspec.Struct, frozen=True):

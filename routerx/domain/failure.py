@@ -20,7 +20,7 @@ class Effect(Enum):
     COOL = "cool"
     """The credential rests until a time; the breaker is untouched."""
     QUARANTINE = "quarantine"
-    """The credential is out until an operator or a reload brings it back."""
+    """The credential is out; one call at an interval asks whether the vendor takes it again."""
 
 
 class Next(Enum):

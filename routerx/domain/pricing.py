@@ -39,7 +39,9 @@ class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     @property
     def is_free(self) -> bool:
         """True when no unit of this card costs anything."""
-        return not any(value for value in msgspec.structs.astuple(self))
+        if self.input_pico or self.output_pico or self.request_nano:
+            return False  # Nearly always, and on the hot path.
+        return not any(msgspec.structs.astuple(msgspec.structs.replace(self, long_above_tokens=None)))
 
     def at(self, input_tokens: int) -> "PriceCard":
         """The card that a request with so many input tokens is charged by."""

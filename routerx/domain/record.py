@@ -18,19 +18,14 @@ class BillingMode(StrEnum):
 
 
 class Outcome:
-    """Outcomes that are not an upstream failure (those are the values of FailureKind)."""
+    """Outcomes that are neither an upstream failure (a FailureKind) nor a refusal (RouterXError.outcome)."""
 
     OK = "ok"
     CLIENT_GONE_PREDISPATCH = "client_gone_predispatch"
     CLIENT_GONE_NO_OUTPUT = "client_gone_no_output"
     CLIENT_GONE_MIDSTREAM = "client_gone_midstream"
     CLIENT_GONE_NONSTREAM = "client_gone_nonstream"
-    CLIENT_SLOW = "client_slow"
-    BREAKER_OPEN = "breaker_open"
     SHUTTING_DOWN = "shutting_down"
-    REJECTED_BALANCE = "rejected_balance"
-    RATE_LIMITED = "rate_limited"
-    REJECTED = "rejected"
     INTERNAL = "internal_error"
 
 
@@ -50,6 +45,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """Since the request's start."""
     first_byte_ms: int | None
     duration_ms: int
+    """Until it failed or its first content was here."""
     won: bool
     cost_est_nano: int = 0
     """What the provider may bill the house for it, at list price."""

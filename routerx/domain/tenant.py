@@ -22,10 +22,9 @@ class FreeSuffix(StrEnum):
 
 
 class OnUnpriced(StrEnum):
-    """What to do with a model that has no price."""
+    """What to do with a model that has no price: refuse it, or serve it unbilled with the flag `unpriced`."""
 
     DENY = "deny"
-    HOLD_ESTIMATE = "hold_estimate"
     ALLOW_FLAGGED = "allow_flagged"
 
 

@@ -12,8 +12,9 @@ exit path belongs in a `finally` that does not await.
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -430,6 +431,9 @@ class EdgeProtocol(RequestHandler):
 
 class EdgeRequest(web.BaseRequest):
     """BaseRequest that lets its connection see the answer's headers before they are sent."""
+
+    match_info: Mapping[str, str] = MappingProxyType({})
+    """Variable parts of the path, set by a dispatcher that has any."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         cast(EdgeProtocol, self._protocol).about_to_answer(self, response)

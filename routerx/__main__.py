@@ -1,0 +1,5 @@
+"""`python -m routerx` is `routerx`."""
+
+from routerx.cli import main
+
+main()

@@ -1,0 +1,119 @@
+"""Steps 3 and 5 of the road: who is calling, and may this start now and be paid for. Decides without awaiting."""
+
+import msgspec
+
+from routerx.config.snapshot import Snapshot
+from routerx.domain.call import Operation, Peek, Plan
+from routerx.domain.model import Endpoint
+from routerx.domain.pricing import BP, PriceCard, PriceSnapshot, cost_nano
+from routerx.domain.record import BillingMode
+from routerx.domain.tenant import Billing, Principal, Tenant
+from routerx.domain.usage import Usage
+from routerx.errors import InsufficientBalance, InvalidApiKey, TenantSuspended
+from routerx.ledger.base import Hold, Ledger
+from routerx.money import PICO_PER_NANO, parse_usd
+from routerx.secrets import API_KEY_CHARS_MAX, key_digest
+
+
+def identify(key: str | None, snapshot: Snapshot, ledger: Ledger) -> Principal:
+    """The principal of a key, by the hash of the whole key (SECURITY.md 1, 2).
+
+    Raises InvalidApiKey (no key, unknown, revoked: not told apart) or TenantSuspended.
+    """
+    principal = _lookup(key, snapshot, ledger)
+    if ledger.suspended(principal.tenant.name):
+        raise TenantSuspended("This tenant is suspended. Ask the operator of this gateway.")
+    return principal
+
+
+def _lookup(key: str | None, snapshot: Snapshot, ledger: Ledger) -> Principal:
+    if not snapshot.server.auth:
+        return Principal(next(iter(snapshot.tenants.values())), "auth-off")
+    if key is None:
+        raise InvalidApiKey("No API key. Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
+    if len(key) <= API_KEY_CHARS_MAX:
+        digest = key_digest(key)
+        principal = snapshot.keys.get(digest)
+        if principal is not None and not ledger.revoked(digest):
+            return principal
+        issued = ledger.issued_key(digest)
+        if issued is not None:
+            tenant = snapshot.tenants.get(issued[0])
+            if tenant is not None:
+                return Principal(tenant, issued[1])
+    raise InvalidApiKey("Incorrect API key. Check the key, or ask the operator of this gateway for a new one.")
+
+
+def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMode, PriceSnapshot | None]:
+    """How a request answered by `endpoint` is billed, and on which terms; None where the endpoint has no price."""
+    if endpoint.price is None:
+        return (BillingMode.OFF if tenant.plan.billing is Billing.OFF else BillingMode.FREE), None
+    terms = PriceSnapshot(endpoint.price, tenant.plan.markup_bp)
+    if tenant.plan.billing is Billing.OFF:
+        return BillingMode.OFF, terms
+    if plan.free or endpoint.price.is_free:
+        return BillingMode.FREE, terms
+    return BillingMode.PAID, terms
+
+
+def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant) -> int:
+    """Output tokens to hold for: the caller's own maximum, else the plan's; never above what the endpoint can make."""
+    if peek.operation is Operation.EMBEDDINGS:
+        return 0
+    tokens = peek.output_tokens_max if peek.output_tokens_max is not None else tenant.plan.hold_output_tokens
+    if endpoint.output_tokens_max is not None:
+        tokens = min(tokens, endpoint.output_tokens_max)
+    return tokens * peek.choices
+
+
+def tokens_expected(peek: Peek, plan: Plan, tenant: Tenant) -> int:
+    """Input and output together, for the limit on tokens per minute; 0 where the tenant has none."""
+    if tenant.plan.limits.tpm is None:
+        return 0
+    return peek.input_tokens_estimate + output_tokens_expected(peek, plan.candidates[0].endpoint, tenant)
+
+
+def hold_nano(peek: Peek, plan: Plan, tenant: Tenant) -> int:
+    """The most this request should cost, over the dearest target of the plan (MONEY.md section 3)."""
+    dearest = 0
+    for candidate in plan.candidates:
+        endpoint = candidate.endpoint
+        billing, terms = terms_of(endpoint, plan, tenant)
+        if billing is not BillingMode.PAID or terms is None:
+            continue
+        usage = Usage(in_fresh=peek.input_tokens_estimate, out_text=output_tokens_expected(peek, endpoint, tenant))
+        card = dearest_input(terms.card.at(peek.input_tokens_estimate))
+        dearest = max(dearest, cost_nano(usage, PriceSnapshot(card, terms.markup_bp)))
+    return dearest
+
+
+def dearest_input(card: PriceCard) -> PriceCard:
+    """The same card with all input at its dearest text price: whether a prompt is written to a cache is not known."""
+    writes = (card.cache_write_5m_pico, card.cache_write_1h_pico)
+    dearest = max(card.input_pico, *(price for price in writes if price is not None), 0)
+    return card if dearest == card.input_pico else msgspec.structs.replace(card, input_pico=dearest)
+
+
+def place_hold(ledger: Ledger, tenant: Tenant, peek: Peek, plan: Plan) -> Hold:
+    """Hold the money, or raise InsufficientBalance that also says how many output tokens would fit."""
+    try:
+        return ledger.hold(tenant, hold_nano(peek, plan, tenant))
+    except InsufficientBalance as error:
+        available = error.details.get("available")
+        if isinstance(available, str):
+            tokens = affordable_output_tokens(parse_usd(available), peek, plan, tenant)
+            error.details = {**error.details, "max_affordable_tokens": tokens}
+        raise
+
+
+def affordable_output_tokens(available_nano: int, peek: Peek, plan: Plan, tenant: Tenant) -> int:
+    """Output tokens per choice that fit into `available_nano` after the prompt, on the plan's cheapest paid target."""
+    best = 0
+    for candidate in plan.candidates:
+        billing, terms = terms_of(candidate.endpoint, plan, tenant)
+        if billing is not BillingMode.PAID or terms is None or terms.card.output_pico == 0:
+            continue
+        left = available_nano - cost_nano(Usage(in_fresh=peek.input_tokens_estimate), terms)
+        per_token = terms.card.output_pico * (BP + terms.markup_bp) * peek.choices
+        best = max(best, left * PICO_PER_NANO * BP // per_token)
+    return max(best, 0)

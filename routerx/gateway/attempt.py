@@ -1,0 +1,276 @@
+"""Steps 6-8 of the road: prepare, open, judge. One loop for retry, fallback and breaker, buffered and streamed alike.
+
+The loop ends in a Committed attempt or in the failure that decided. Nothing has reached the caller before that, so
+every verdict is still open; after it none is, because the loop is over.
+"""
+
+import asyncio
+
+import msgspec
+
+from routerx.clock import Clock
+from routerx.dialects.base import Dialect
+from routerx.dialects.registry import dialect
+from routerx.domain.call import Advance, Candidate, Peek, Plan, Retry, Stop, Verdict
+from routerx.domain.failure import Failure, FailureKind, UpstreamFault, as_client_error
+from routerx.domain.policy import (
+    FIRST_TOKEN_BUFFERED_S,
+    FIRST_TOKEN_STREAM_S,
+    FIRST_TOKEN_WITH_FALLBACK_S,
+)
+from routerx.domain.pricing import PriceSnapshot, cost_nano
+from routerx.domain.record import AttemptRecord, Outcome
+from routerx.domain.usage import Usage
+from routerx.errors import UpstreamRefused
+from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
+from routerx.providers.prepare import Prepared, Preparer, Target
+from routerx.providers.spec import Credential, Provider
+from routerx.routing.decide import AttemptState, decide, following
+from routerx.routing.plan import no_healthy
+from routerx.routing.state import RoutingState
+from routerx.upstream.base import ERROR_BYTES_MAX, RESPONSE_BYTES_MAX, UpstreamReply
+from routerx.upstream.pool import TransportPool
+
+HEAD_BYTES_MAX = 1024 * 1024
+"""Frames held back while waiting for the first content."""
+
+EVENT_STREAM = "text/event-stream"
+
+CANCELLED = "cancelled"
+"""Outcome of an attempt whose caller went away."""
+
+MAY_HAVE_WORKED: frozenset[str] = frozenset(
+    {
+        FailureKind.FIRST_BYTE_TIMEOUT,
+        FailureKind.TOTAL_TIMEOUT,
+        FailureKind.STALLED,
+        FailureKind.RESET_BEFORE_OUTPUT,
+        FailureKind.RESET_MIDSTREAM,
+        FailureKind.TRUNCATED,
+        FailureKind.INVALID_CHUNK,
+        FailureKind.EVENT_TOO_LARGE,
+        FailureKind.TOO_LARGE,
+        FailureKind.ERROR_MIDSTREAM,
+        FailureKind.EMPTY,
+        CANCELLED,
+    }
+)
+"""Failures after which the provider may still bill the house for the prompt."""
+
+
+class Attempt(msgspec.Struct):
+    """One attempt while it runs."""
+
+    candidate: Candidate
+    provider: Provider
+    credential: Credential
+    dialect: Dialect
+    started_s: float
+    first_token_s: float
+    first_byte_s: float | None = None
+    """Seconds until response headers were here."""
+    status: int | None = None
+    dispatched: bool = False
+
+
+def first_token_deadline_s(provider: Provider, *, stream: bool, more: bool) -> float:
+    """Deadline of the first token. Only a stream shows its first token, so only a stream is cut short in favour of
+    another candidate: a buffered answer may rightly take minutes to its first byte."""
+    if provider.timeouts.first_token_s is not None:
+        return provider.timeouts.first_token_s
+    if not stream:
+        return FIRST_TOKEN_BUFFERED_S
+    return FIRST_TOKEN_WITH_FALLBACK_S if more else FIRST_TOKEN_STREAM_S
+
+
+class AttemptLoop:
+    """Runs the candidates of a plan until one answers."""
+
+    def __init__(self, routing: RoutingState, transports: TransportPool, clock: Clock) -> None:
+        self._routing = routing
+        self._transports = transports
+        self._preparer = Preparer()
+        self._clock = clock
+
+    async def commit(self, ctx: RequestContext) -> BufferedCommit | StreamCommit:
+        """The first answer. Raises UpstreamRefused with the failure that decided, or NoHealthyUpstream."""
+        plan = ctx.plan
+        assert plan is not None
+        index, tries = 0, 0
+        last: Failure | None = None
+        while True:
+            candidate = plan.candidates[index]
+            has_next = index + 1 < len(plan.candidates)
+            attempt = self._begin(ctx, plan, candidate, has_next=has_next)
+            if attempt is None:
+                if has_next:
+                    index, tries = index + 1, 0
+                    continue
+                if last is not None:
+                    raise self._given_up(ctx, last)
+                raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s())
+            result = await self._attempt(ctx, attempt)
+            if not isinstance(result, Failure):
+                return result
+            last = result
+            tries += 1
+            match self._decide(ctx, plan, attempt, result, (index, tries)):
+                case Retry(delay_s=delay_s):
+                    await self._clock.sleep(delay_s)
+                    ctx.upstream_s += delay_s
+                case Advance():
+                    following_index = following(plan, index, result)
+                    assert following_index is not None
+                    index, tries = following_index, 0
+                case Stop(failure=failure):
+                    raise self._given_up(ctx, failure)
+
+    def _given_up(self, ctx: RequestContext, failure: Failure) -> UpstreamRefused:
+        ctx.outcome = failure.kind.value
+        return as_client_error(failure)
+
+    def _begin(self, ctx: RequestContext, plan: Plan, candidate: Candidate, *, has_next: bool) -> Attempt | None:
+        """An attempt at `candidate`, or None when no credential of it may be used any more."""
+        assert ctx.peek is not None
+        endpoint = candidate.endpoint
+        provider = ctx.snapshot.providers[endpoint.provider]
+        now_s = self._clock.monotonic_s()
+        credential = self._routing.pick_credential(provider, endpoint, plan.policy, now_s)
+        if credential is None:
+            return None
+        ctx.candidate = candidate
+        return Attempt(
+            candidate=candidate,
+            provider=provider,
+            credential=credential,
+            dialect=dialect(provider.dialect),
+            started_s=now_s,
+            first_token_s=first_token_deadline_s(provider, stream=ctx.peek.stream, more=has_next),
+        )
+
+    def _decide(
+        self, ctx: RequestContext, plan: Plan, attempt: Attempt, failure: Failure, at: tuple[int, int]
+    ) -> Verdict:
+        """Tell routing of the failure and ask what next; `at` is (index of the candidate, tries of it so far)."""
+        index, tries = at
+        key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
+        self._routing.failed(key, attempt.credential.id, failure, plan.policy, now_s)
+        state = AttemptState(
+            attempts=len(ctx.attempts),
+            tries=tries,
+            has_next=following(plan, index, failure) is not None,
+            ready_in_s=self._routing.ready_in_s(attempt.provider, key, now_s),
+            remaining_s=ctx.inbound.started_s + attempt.provider.timeouts.total_s - now_s,
+            now_s=now_s,
+        )
+        return decide(
+            failure, attempt=state, policy=plan.policy, budget=self._routing.budget(key), rng=self._routing.rng
+        )
+
+    async def _attempt(self, ctx: RequestContext, attempt: Attempt) -> BufferedCommit | StreamCommit | Failure:
+        """One call to one endpoint, judged. Owns the reply until it is committed."""
+        reply: UpstreamReply | None = None
+        result: BufferedCommit | StreamCommit | Failure | None = None
+        try:
+            target = Target(attempt.provider, attempt.credential, attempt.candidate.endpoint)
+            assert ctx.peek is not None
+            prepared = self._preparer.prepare(target, ctx.peek, ctx.fields, attempt.dialect, attempt.first_token_s)
+            async with asyncio.timeout(attempt.first_token_s):
+                attempt.dispatched = True
+                reply = await self._transports.get(attempt.provider).open(prepared.call)
+                attempt.status = reply.status
+                attempt.first_byte_s = self._clock.monotonic_s() - attempt.started_s
+                result = await self._judge(ctx, attempt, reply, prepared)
+        except UpstreamFault as fault:
+            result = fault.failure
+        except TimeoutError:
+            result = Failure(
+                FailureKind.FIRST_BYTE_TIMEOUT,
+                f"{attempt.provider.name} sent no output within {attempt.first_token_s:g} s.",
+            )
+        except asyncio.CancelledError:
+            now_s = self._clock.monotonic_s()
+            self._routing.abandoned(attempt.candidate.endpoint.key, attempt.credential.id, now_s)
+            self._note(ctx, attempt, CANCELLED)
+            raise
+        finally:
+            if reply is not None and not isinstance(result, BufferedCommit | StreamCommit):
+                reply.abort()
+        self._note(ctx, attempt, result.kind.value if isinstance(result, Failure) else Outcome.OK)
+        return result
+
+    async def _judge(
+        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, prepared: Prepared
+    ) -> BufferedCommit | StreamCommit | Failure:
+        """Look at a reply until it is certain: an answer, its first content, or a failure."""
+        dialect, peek = attempt.dialect, ctx.peek
+        assert peek is not None
+        if reply.status != 200:
+            body = await reply.read(ERROR_BYTES_MAX)
+            reply.release()
+            return dialect.classify(reply.status, reply.headers, body)
+        content_type = reply.headers.get("Content-Type", "")
+        if peek.stream and content_type.startswith(EVENT_STREAM):
+            return await self._first_content(ctx, attempt, reply, peek, prepared)
+        body = await reply.read(RESPONSE_BYTES_MAX)
+        verdict = dialect.read_reply(peek.operation, content_type, body)
+        if isinstance(verdict, Failure):
+            return verdict
+        if peek.stream:  # A stream was asked for and one whole answer came (FAULTS.md 38).
+            ctx.flags.append("coerced")
+            tap = dialect.tap(peek, strip_usage=prepared.strip_usage)
+            head = tap.feed(dialect.to_stream(body))
+            return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, head)
+        return BufferedCommit(
+            attempt.candidate, attempt.credential, reply, attempt.started_s, body, content_type, verdict
+        )
+
+    async def _first_content(
+        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, peek: Peek, prepared: Prepared
+    ) -> StreamCommit | Failure:
+        tap = attempt.dialect.tap(peek, strip_usage=prepared.strip_usage)
+        head = bytearray()
+        while not (tap.has_content or tap.done):
+            data = await reply.chunk()
+            if not data:
+                break
+            head += tap.feed(data)
+            if tap.failure is not None:  # Also beside content: nothing has been sent, so another may still answer.
+                return tap.failure
+            if len(head) > HEAD_BYTES_MAX:
+                return Failure(FailureKind.EVENT_TOO_LARGE, f"No content within {HEAD_BYTES_MAX} bytes of stream.")
+        if not tap.has_content and (failure := tap.close()) is not None:
+            return failure
+        return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, bytes(head))
+
+    def _note(self, ctx: RequestContext, attempt: Attempt, outcome: str) -> None:
+        """Write the attempt down. The one that answered is the last and the only one with outcome `ok`."""
+        now_s = self._clock.monotonic_s()
+        won = outcome == Outcome.OK
+        ctx.upstream_s += now_s - attempt.started_s
+        if won:
+            ctx.first_s = now_s
+        ctx.attempts.append(
+            AttemptRecord(
+                n=len(ctx.attempts) + 1,
+                endpoint=attempt.candidate.endpoint.key,
+                provider=attempt.provider.name,
+                credential_id=attempt.credential.id,
+                outcome=outcome,
+                upstream_status=attempt.status,
+                dispatched=attempt.dispatched,
+                started_ms=round((attempt.started_s - ctx.inbound.started_s) * 1000),
+                first_byte_ms=None if attempt.first_byte_s is None else round(attempt.first_byte_s * 1000),
+                duration_ms=round((now_s - attempt.started_s) * 1000),
+                won=won,
+                cost_est_nano=0 if won else _house_cost_nano(ctx, attempt, outcome),
+            )
+        )
+
+
+def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int:
+    """What the provider may bill for an attempt without an answer: the prompt, where it may have begun to work."""
+    price = attempt.candidate.endpoint.price
+    if price is None or ctx.peek is None or outcome not in MAY_HAVE_WORKED:
+        return 0
+    return cost_nano(Usage(in_fresh=ctx.peek.input_tokens_estimate, requests=0), PriceSnapshot(price))

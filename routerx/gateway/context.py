@@ -1,0 +1,138 @@
+"""The values of one request on its road. RequestContext is the only mutable one (stats, cells and leases aside)."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from routerx.config.snapshot import Snapshot
+from routerx.dialects.base import Dialect, Reply, StreamTap
+from routerx.domain.call import Candidate, Operation, Peek, Plan
+from routerx.domain.pricing import PriceSnapshot
+from routerx.domain.record import AttemptRecord, BillingMode, Outcome
+from routerx.domain.tenant import Principal
+from routerx.jsonx import Raw
+from routerx.ledger.base import Hold, Receipt
+from routerx.limits.base import Lease
+from routerx.providers.spec import Credential
+from routerx.upstream.base import UpstreamReply
+
+
+class Inbound(msgspec.Struct, frozen=True):
+    """What the rim hands over: one request, its body read, nothing decided."""
+
+    request_id: str
+    operation: Operation
+    dialect: Dialect
+    key: str | None
+    """The tenant key as presented; None where no credential came."""
+    body: bytes
+    started_ns: int
+    started_s: float
+    user: str | None = None
+    app: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A buffered response, ready to send."""
+
+    body: bytes
+    content_type: str
+    headers: tuple[tuple[str, str], ...]
+
+
+class ClientStream(Protocol):
+    """The caller's end of a stream. Every method may raise ConnectionError when the caller has gone."""
+
+    async def start(self, headers: tuple[tuple[str, str], ...]) -> None:
+        """Send status 200 and the headers."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; waits while the caller's socket is full."""
+        ...
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last bytes and end the response properly."""
+        ...
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """An attempt that answered. The loop is over: a retry after it cannot be written down."""
+
+    candidate: Candidate
+    credential: Credential
+    reply: UpstreamReply
+    started_s: float
+    """Monotonic time when this attempt began."""
+
+
+class BufferedCommit(Committed, frozen=True):
+    """A whole body, judged."""
+
+    body: bytes
+    content_type: str
+    result: Reply
+
+
+class StreamCommit(Committed, frozen=True):
+    """A stream whose first content has been seen."""
+
+    tap: StreamTap
+    head: bytes
+    """Frames up to and with the first content; nothing of them has been sent."""
+
+
+class RequestContext:
+    """What is known of a request so far. settle() reads it on every exit path."""
+
+    __slots__ = (
+        "attempts",
+        "billing",
+        "candidate",
+        "committed",
+        "delivered",
+        "fields",
+        "first_s",
+        "flags",
+        "hold",
+        "http_status",
+        "inbound",
+        "lease",
+        "outcome",
+        "peek",
+        "plan",
+        "principal",
+        "receipt",
+        "settled",
+        "snapshot",
+        "terms",
+        "upstream_s",
+    )
+
+    def __init__(self, inbound: Inbound, snapshot: Snapshot) -> None:
+        self.inbound = inbound
+        self.snapshot = snapshot
+        self.fields: Mapping[str, Raw] = {}
+        self.principal: Principal | None = None
+        self.peek: Peek | None = None
+        self.plan: Plan | None = None
+        self.lease: Lease | None = None
+        self.hold: Hold | None = None
+        self.attempts: list[AttemptRecord] = []
+        self.candidate: Candidate | None = None
+        """The endpoint being asked; None until the first call is on its way."""
+        self.upstream_s = 0.0
+        """Time spent waiting for providers before the first content."""
+        self.first_s: float | None = None
+        """Monotonic time of the first content."""
+        self.committed: BufferedCommit | StreamCommit | None = None
+        self.terms: PriceSnapshot | None = None
+        self.billing = BillingMode.VOID
+        self.delivered = False
+        """Content has been handed to the caller's socket."""
+        self.outcome: str = Outcome.INTERNAL
+        self.http_status = 500
+        self.flags: list[str] = []
+        self.settled = False
+        self.receipt: Receipt | None = None

@@ -1,0 +1,30 @@
+"""Response headers of RouterX (docs/api.md lists them). The rim adds X-Request-Id to every response itself."""
+
+from routerx.gateway.context import RequestContext
+from routerx.money import format_usd
+
+Headers = tuple[tuple[str, str], ...]
+
+
+def route_headers(ctx: RequestContext) -> Headers:
+    """Which provider answers, after how many attempts, and whether that was the first choice."""
+    committed, plan = ctx.committed, ctx.plan
+    assert committed is not None
+    assert plan is not None
+    fallback = committed.candidate.endpoint.key != plan.candidates[0].endpoint.key
+    return (
+        ("X-RouterX-Provider", committed.candidate.endpoint.provider),
+        ("X-RouterX-Attempts", str(len(ctx.attempts))),
+        ("X-RouterX-Fallback", "true" if fallback else "false"),
+    )
+
+
+def cost_headers(ctx: RequestContext, now_s: float) -> Headers:
+    """What a buffered answer cost and how long it took; overhead is the time not spent waiting for providers."""
+    took_s = now_s - ctx.inbound.started_s
+    cost_nano = ctx.receipt.charged_nano if ctx.receipt is not None else 0
+    return (
+        ("X-RouterX-Cost-USD", format_usd(cost_nano)),
+        ("X-RouterX-Latency-Ms", f"{took_s * 1000:.0f}"),
+        ("X-RouterX-Overhead-Ms", f"{max(0.0, took_s - ctx.upstream_s) * 1000:.3f}"),
+    )

@@ -1,0 +1,219 @@
+"""The road of one request, as a table of contents: identify, plan, admit, attempt, relay, settle.
+
+Every exit settles, in `finally`, without awaiting. The terminal bytes of an answer are released only once its charge is
+durable, so every response that a caller saw complete has its charge on disk, whatever is killed when.
+"""
+
+import asyncio
+
+import msgspec
+
+from routerx.clock import Clock
+from routerx.config.snapshot import SnapshotHolder
+from routerx.domain.failure import Failure, as_client_error
+from routerx.domain.record import Outcome
+from routerx.errors import RouterXError, ShuttingDown
+from routerx.gateway.admit import identify, place_hold, terms_of, tokens_expected
+from routerx.gateway.attempt import AttemptLoop
+from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
+from routerx.gateway.headers import cost_headers, route_headers
+from routerx.gateway.relay import relay
+from routerx.gateway.settle import Settler
+from routerx.jsonx import request_object
+from routerx.ledger.base import Ledger
+from routerx.limits.base import Limiter
+from routerx.routing.plan import make_plan
+from routerx.routing.state import RoutingState
+from routerx.telemetry.logs import log_request
+from routerx.telemetry.metrics import Metrics
+
+
+class GatewayParts(msgspec.Struct, frozen=True):
+    """The collaborators of a Gateway."""
+
+    holder: SnapshotHolder
+    ledger: Ledger
+    limiter: Limiter
+    routing: RoutingState
+    attempts: AttemptLoop
+    settler: Settler
+    metrics: Metrics
+    clock: Clock
+
+
+class Gateway:
+    """Serves requests. A request's own state is in its RequestContext; only the set of active tasks is kept here."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self._active: set[asyncio.Task[object]] = set()
+        self._cutting_off = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._active)
+
+    async def serve(self, inbound: Inbound, client: ClientStream) -> Answer | None:
+        """Answer one request: a buffered Answer, or None when the answer went through `client` as a stream.
+
+        Raises RouterXError as long as nothing has been sent; a failure after that ends the stream in-band. A caller who
+        has gone shows as cancellation or ConnectionError, which is passed on after settling.
+        """
+        ctx = RequestContext(inbound, self._parts.holder.current)
+        task = asyncio.current_task()
+        assert task is not None
+        self._active.add(task)
+        try:
+            self._begin(ctx)
+            commit = await self._parts.attempts.commit(ctx)
+            if isinstance(commit, BufferedCommit):
+                return await self._answer(ctx, commit)
+            await self._stream(ctx, commit, client)
+            return None
+        except RouterXError as error:
+            ctx.http_status = error.status
+            if not ctx.settled and ctx.outcome == Outcome.INTERNAL:
+                ctx.outcome = error.outcome
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            self._interrupted(ctx)
+            if self._cutting_off and not ctx.delivered:
+                raise _cut_off() from None
+            raise
+        finally:
+            self._end(ctx)
+            self._active.discard(task)
+
+    def _begin(self, ctx: RequestContext) -> None:
+        """Steps 2 to 5: everything that is decided before a provider is asked. Never awaits."""
+        parts, inbound, snapshot = self._parts, ctx.inbound, ctx.snapshot
+        ctx.principal = principal = identify(inbound.key, snapshot, parts.ledger)
+        ctx.fields = request_object(inbound.body)
+        ctx.peek = peek = inbound.dialect.peek(inbound.operation, ctx.fields)
+        now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
+        ctx.plan = make_plan(peek, principal, snapshot, parts.routing, now_s)
+        tokens = tokens_expected(peek, ctx.plan, principal.tenant)
+        ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
+        ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan)
+
+    def _commit(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
+        """The answering endpoint decides the terms (MONEY.md rows L and R)."""
+        assert ctx.principal is not None
+        assert ctx.plan is not None
+        ctx.committed = commit
+        ctx.billing, ctx.terms = terms_of(commit.candidate.endpoint, ctx.plan, ctx.principal.tenant)
+        if ctx.terms is None:
+            ctx.flags.append("unpriced")
+
+    async def _answer(self, ctx: RequestContext, commit: BufferedCommit) -> Answer:
+        self._commit(ctx, commit)
+        commit.reply.release()
+        self._succeeded(commit, None)
+        await self._settle_durably(ctx)
+        headers = route_headers(ctx) + cost_headers(ctx, self._parts.clock.monotonic_s()) + self._limit_headers(ctx)
+        return Answer(commit.body, commit.content_type, headers)
+
+    async def _stream(self, ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
+        self._commit(ctx, commit)
+        parts, inbound, tap = self._parts, ctx.inbound, commit.tap
+        await client.start(route_headers(ctx) + self._limit_headers(ctx))
+        provider = ctx.snapshot.providers[commit.candidate.endpoint.provider]
+        try:
+            failure = await relay(ctx, commit, client, parts.clock, inbound.started_s + provider.timeouts.total_s)
+            if failure is not None:
+                self._failed_midstream(ctx, commit, failure)
+                raise as_client_error(failure)
+            commit.reply.release()
+            self._succeeded(commit, ctx.first_s)
+            await self._settle_durably(ctx)
+        except RouterXError as error:
+            await client.finish(inbound.dialect.encode_stream_error(error, inbound.request_id, tap.response_id))
+            return
+        except asyncio.CancelledError:
+            if not self._cutting_off:
+                raise
+            self._interrupted(ctx)
+            await client.finish(inbound.dialect.encode_stream_error(_cut_off(), inbound.request_id, tap.response_id))
+            return
+        await client.finish(tap.terminal)
+
+    # --- ends
+
+    async def _settle_durably(self, ctx: RequestContext) -> None:
+        """A complete answer: charge it and wait until the charge is on disk."""
+        ctx.outcome = Outcome.OK
+        ctx.http_status = 200
+        self._settle(ctx)
+        receipt = ctx.receipt
+        if receipt is not None and receipt.durable is not None:
+            # The commit is not ours to cancel: a caller who hangs up now is charged for a whole answer (FAULTS.md 57).
+            await asyncio.shield(receipt.durable)
+
+    def _settle(self, ctx: RequestContext) -> None:
+        record = self._parts.settler.settle(ctx)
+        if record is not None:
+            self._parts.metrics.observe(record)
+            log_request(record)
+
+    def _end(self, ctx: RequestContext) -> None:
+        """Every exit passes here: nothing is left open, held or unwritten."""
+        if ctx.committed is not None:
+            ctx.committed.reply.abort()  # Has no effect after release().
+        self._settle(ctx)
+
+    def _interrupted(self, ctx: RequestContext) -> None:
+        """The caller has gone, or the drain deadline has cut the request off."""
+        if ctx.settled:
+            return
+        ctx.http_status = 499 if not self._cutting_off else 503
+        if self._cutting_off:
+            ctx.outcome = Outcome.SHUTTING_DOWN
+        elif ctx.candidate is None:
+            ctx.outcome = Outcome.CLIENT_GONE_PREDISPATCH
+        elif ctx.delivered:
+            ctx.outcome = Outcome.CLIENT_GONE_MIDSTREAM
+        elif ctx.peek is not None and ctx.peek.stream:
+            ctx.outcome = Outcome.CLIENT_GONE_NO_OUTPUT
+        else:
+            ctx.outcome = Outcome.CLIENT_GONE_NONSTREAM
+        if ctx.committed is not None:
+            commit = ctx.committed
+            self._parts.routing.abandoned(
+                commit.candidate.endpoint.key, commit.credential.id, self._parts.clock.monotonic_s()
+            )
+        elif ctx.candidate is not None and ctx.plan is not None and ctx.principal is not None:
+            ctx.billing, ctx.terms = terms_of(ctx.candidate.endpoint, ctx.plan, ctx.principal.tenant)
+
+    def _failed_midstream(self, ctx: RequestContext, commit: StreamCommit, failure: Failure) -> None:
+        assert ctx.plan is not None
+        ctx.outcome = failure.kind.value
+        ctx.http_status = 200
+        self._parts.routing.failed(
+            commit.candidate.endpoint.key,
+            commit.credential.id,
+            failure,
+            ctx.plan.policy,
+            self._parts.clock.monotonic_s(),
+        )
+
+    def _succeeded(self, commit: BufferedCommit | StreamCommit, first_s: float | None) -> None:
+        """Tell routing; `first_s` is the time of a stream's first content, None for a buffered answer."""
+        now_s = self._parts.clock.monotonic_s()
+        ttft_s = first_s - commit.started_s if first_s is not None else None
+        key = commit.candidate.endpoint.key
+        self._parts.routing.succeeded(key, commit.credential.id, ttft_s, now_s - commit.started_s, now_s)
+
+    def _limit_headers(self, ctx: RequestContext) -> tuple[tuple[str, str], ...]:
+        assert ctx.principal is not None
+        return self._parts.limiter.headers(ctx.principal.tenant, self._parts.clock.monotonic_s())
+
+    def cut_off(self) -> int:
+        """The drain deadline has passed: end what is still running, with an error in its own shape. Returns how many."""
+        self._cutting_off = True
+        for task in self._active:
+            task.cancel()
+        return len(self._active)
+
+
+def _cut_off() -> ShuttingDown:
+    return ShuttingDown("The gateway is shutting down. Send the request again.", retry_after_s=1)

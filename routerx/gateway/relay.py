@@ -1,0 +1,62 @@
+"""Step 9 of the road: pump a committed stream to the caller, keeping the terminal event back.
+
+relay() ends when the upstream's answer has ended, well or badly; releasing the terminal event is the pipeline's, because
+the charge has to be durable first. One upstream read becomes one client write; nothing is buffered beyond that, so a
+slow caller slows the upstream down.
+"""
+
+import asyncio
+
+from routerx.clock import Clock
+from routerx.domain.failure import Failure, FailureKind, UpstreamFault
+from routerx.gateway.context import ClientStream, RequestContext, StreamCommit
+
+TAIL_S = 10.0
+"""How long to wait for usage and the end mark once every choice has finished: some providers send neither and do not
+close either."""
+
+
+async def relay(
+    ctx: RequestContext, commit: StreamCommit, client: ClientStream, clock: Clock, deadline_s: float
+) -> Failure | None:
+    """Forward until the stream ends. A Failure when the answer was cut short; None when `commit.tap.terminal` is whole.
+
+    Raises ConnectionError when the caller has gone.
+    """
+    tap, reply = commit.tap, commit.reply
+    if commit.head:
+        await client.write(commit.head)
+        ctx.delivered = True
+    try:
+        while not (tap.finished or tap.done or tap.failure is not None):
+            data = await reply.chunk()
+            if not data:
+                break
+            out = tap.feed(data)
+            if out:
+                await client.write(out)
+                ctx.delivered = True
+            if clock.monotonic_s() > deadline_s:
+                return Failure(FailureKind.TOTAL_TIMEOUT, "The provider did not finish within the total deadline.")
+        if tap.finished and not tap.done:
+            await _tail(commit)
+    except UpstreamFault as fault:
+        if not tap.finished:
+            return fault.failure
+    if tap.failure is not None and not tap.finished:
+        return tap.failure
+    return tap.close()
+
+
+async def _tail(commit: StreamCommit) -> None:
+    """Read on after the last choice has finished: the usage frame and the end mark. All of it is withheld."""
+    tap, reply = commit.tap, commit.reply
+    try:
+        async with asyncio.timeout(TAIL_S):
+            while not tap.done and tap.failure is None:
+                data = await reply.chunk()
+                if not data:
+                    return
+                tap.feed(data)
+    except TimeoutError:
+        return

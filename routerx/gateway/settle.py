@@ -1,0 +1,214 @@
+"""Step 10 of the road: from what happened to what is owed and written. Synchronous, and once per request.
+
+The charge policy (MONEY.md section 4) is `consumption`: rows A-D, E, G, H, I, K, L and P, each a case of one function.
+"""
+
+from typing import assert_never
+
+import msgspec
+
+from routerx.clock import Clock
+from routerx.domain.call import Operation
+from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico
+from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
+from routerx.domain.usage import Usage, UsageSource
+from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
+from routerx.ledger.base import Ledger
+from routerx.money import PICO_PER_NANO
+
+CHARS_PER_TOKEN = 4
+"""For output whose usage the provider did not send: UTF-8 bytes per token of ordinary text."""
+
+ABORTS_PER_HOUR = 30
+ABORT_NANO_PER_HOUR = 500_000_000
+ABORT_KEYS_MAX = 10_000
+
+CLIENT_GONE_EARLY = frozenset({Outcome.CLIENT_GONE_NO_OUTPUT, Outcome.CLIENT_GONE_NONSTREAM})
+
+
+class AbortAllowance:
+    """How many prompts a key may abandon for free each hour before the first token (MONEY.md row D)."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, tuple[int, int, int]] = {}
+
+    def take(self, key_id: str, prompt_nano: int, now_s: float) -> bool:
+        """True when this abort is still free; counts it. `now_s` is monotonic."""
+        hour = int(now_s // 3600)
+        window, count, nano = self._used.get(key_id, (hour, 0, 0))
+        if window != hour:
+            count = nano = 0
+        if count >= ABORTS_PER_HOUR or nano + prompt_nano > ABORT_NANO_PER_HOUR:
+            return False
+        if len(self._used) >= ABORT_KEYS_MAX and key_id not in self._used:
+            self._used = {key: used for key, used in self._used.items() if used[0] == hour}
+        self._used[key_id] = (hour, count + 1, nano + prompt_nano)
+        return True
+
+
+class Consumption(msgspec.Struct, frozen=True):
+    """What was used, how it is known, and whether it is charged."""
+
+    usage: Usage | None
+    source: UsageSource
+    charged: bool
+
+
+NOTHING = Consumption(None, UsageSource.NONE, charged=False)
+
+
+def estimated(input_tokens: int, output_chars: int) -> Usage:
+    """Usage from sizes."""
+    return Usage(in_fresh=input_tokens, out_text=-(-output_chars // CHARS_PER_TOKEN))
+
+
+def capped(usage: Usage, terms: PriceSnapshot, cap_nano: int) -> Usage:
+    """An estimate cut down until it costs at most `cap_nano`, output first: an estimate never charges above its hold."""
+    if cost_nano(usage, terms) <= cap_nano:
+        return usage
+    cap_pico = cap_nano * PICO_PER_NANO * BP // (BP + terms.markup_bp)
+    card = terms.card.at(usage.input_tokens)  # Cutting input down may only lead to a cheaper tier.
+    for bucket, price in (("out_text", card.output_pico), ("in_fresh", card.input_pico)):
+        usage = msgspec.structs.replace(usage, **{bucket: 0})
+        left = cap_pico - usage_pico(usage, card)
+        if left >= 0 and price > 0:
+            return msgspec.structs.replace(usage, **{bucket: left // price})
+    return usage
+
+
+class Settler:
+    """Turns contexts into settled records. Owns the abort allowance; the books are the ledger's."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._allowance = AbortAllowance()
+
+    def settle(self, ctx: RequestContext) -> RequestRecord | None:
+        """Resolve hold and lease, charge, write. Does nothing the second time. Needs an identified tenant."""
+        if ctx.settled:
+            return None
+        ctx.settled = True
+        if ctx.principal is None:
+            return None
+        record = self._record(ctx)
+        if ctx.lease is not None:
+            ctx.lease.release(record.usage.total_tokens if record.usage is not None else 0)
+        ctx.receipt = self._ledger.settle(record, ctx.hold)
+        return record
+
+    def _record(self, ctx: RequestContext) -> RequestRecord:
+        assert ctx.principal is not None
+        inbound, peek, committed, terms = ctx.inbound, ctx.peek, ctx.committed, ctx.terms
+        now_s = self._clock.monotonic_s()
+        used = self._consumption(ctx, now_s)
+        owed = provider_cost = 0
+        if used.usage is not None and terms is not None:
+            provider_cost = cost_nano(used.usage, PriceSnapshot(terms.card))
+            if used.charged and ctx.billing is BillingMode.PAID:
+                owed = cost_nano(used.usage, terms)
+        endpoint = committed.candidate.endpoint if committed is not None else None
+        first_s = ctx.first_s
+        own_s = (first_s if first_s is not None else now_s) - inbound.started_s - ctx.upstream_s
+        return RequestRecord(
+            id=inbound.request_id,
+            tenant=ctx.principal.tenant.name,
+            key_id=ctx.principal.key_id,
+            operation=inbound.operation.value,
+            model=peek.model if peek is not None else "",
+            endpoint=endpoint.key if endpoint is not None else None,
+            provider=endpoint.provider if endpoint is not None else None,
+            stream=peek is not None and peek.stream,
+            outcome=ctx.outcome,
+            http_status=ctx.http_status,
+            billing=ctx.billing if used.charged else BillingMode.VOID,
+            usage=used.usage,
+            usage_source=used.source,
+            price=terms,
+            cost_nano=owed,
+            held_nano=ctx.hold.amount_nano if ctx.hold is not None else 0,
+            provider_cost_nano=provider_cost,
+            started_ns=inbound.started_ns,
+            duration_ms=round((now_s - inbound.started_s) * 1000),
+            ttft_ms=round((first_s - inbound.started_s) * 1000) if first_s is not None else None,
+            overhead_us=max(0, round(own_s * 1_000_000)),
+            attempts=_attempts(ctx),
+            served_model=_served_model(committed),
+            user=inbound.user if inbound.user is not None else (peek.user if peek is not None else None),
+            app=inbound.app,
+            flags=tuple(ctx.flags),
+        )
+
+    def _consumption(self, ctx: RequestContext, now_s: float) -> Consumption:
+        """The charge policy. Only the attempt that answered is ever looked at (row L)."""
+        if ctx.outcome == Outcome.OK:
+            return self._complete(ctx)
+        if ctx.outcome == Outcome.CLIENT_GONE_MIDSTREAM:  # Row E: the prompt and what was delivered up to the cancel.
+            ctx.flags.append("cancelled")
+            return self._delivered(ctx, charged=True)
+        if ctx.outcome in CLIENT_GONE_EARLY:
+            return self._abandoned(ctx, now_s)
+        if ctx.delivered:  # Rows H and K: an answer cut short is not charged.
+            return self._delivered(ctx, charged=False)
+        return NOTHING  # Row G, and everything that was refused before it started.
+
+    def _complete(self, ctx: RequestContext) -> Consumption:
+        """Rows A, B, C and I."""
+        committed = ctx.committed
+        assert committed is not None
+        seen = committed.tap if isinstance(committed, StreamCommit) else committed.result
+        if seen.anomaly:
+            ctx.flags.append("anomaly")
+        if seen.usage is not None:
+            return Consumption(seen.usage, UsageSource.PROVIDER, charged=True)
+        return self._delivered(ctx, charged=True)
+
+    def _delivered(self, ctx: RequestContext, *, charged: bool) -> Consumption:
+        """What the provider reported so far, or an estimate from what passed through, capped at the hold."""
+        assert ctx.peek is not None
+        committed = ctx.committed
+        match committed:
+            case StreamCommit(tap=tap):
+                usage, chars = tap.usage, tap.output_chars
+            case BufferedCommit(result=result):
+                usage, chars = result.usage, result.output_chars
+            case None:
+                usage, chars = None, 0
+            case _:
+                assert_never(committed)
+        if usage is not None:
+            return Consumption(usage, UsageSource.PROVIDER, charged=charged)
+        embeddings = ctx.peek.operation is Operation.EMBEDDINGS
+        return self._estimate(
+            ctx, estimated(ctx.peek.input_tokens_estimate, 0 if embeddings else chars), charged=charged
+        )
+
+    def _abandoned(self, ctx: RequestContext, now_s: float) -> Consumption:
+        """Row D: the caller left before the first token; free within the key's allowance, else the prompt."""
+        if ctx.peek is None or ctx.terms is None or ctx.principal is None or ctx.billing is not BillingMode.PAID:
+            return NOTHING
+        prompt = Usage(in_fresh=ctx.peek.input_tokens_estimate, requests=0)
+        if self._allowance.take(ctx.principal.key_id, cost_nano(prompt, ctx.terms), now_s):
+            return NOTHING
+        return self._estimate(ctx, prompt, charged=True)
+
+    def _estimate(self, ctx: RequestContext, usage: Usage, *, charged: bool) -> Consumption:
+        if ctx.terms is not None and ctx.hold is not None and ctx.billing is BillingMode.PAID:
+            usage = capped(usage, ctx.terms, ctx.hold.amount_nano)
+        return Consumption(usage, UsageSource.ESTIMATED, charged=charged)
+
+
+def _attempts(ctx: RequestContext) -> tuple[AttemptRecord, ...]:
+    """The attempts as they ended: one that had begun to answer has won only if the answer became whole."""
+    if ctx.attempts and ctx.attempts[-1].won and ctx.outcome != Outcome.OK:
+        ctx.attempts[-1] = msgspec.structs.replace(ctx.attempts[-1], outcome=ctx.outcome, won=False)
+    return tuple(ctx.attempts)
+
+
+def _served_model(committed: BufferedCommit | StreamCommit | None) -> str | None:
+    match committed:
+        case StreamCommit(tap=tap):
+            return tap.served_model
+        case BufferedCommit(result=result):
+            return result.served_model
+    return None

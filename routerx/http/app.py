@@ -1,0 +1,98 @@
+"""The request root of the public port: one dictionary look-up to the handler, one place where errors become responses.
+
+A plain dispatcher instead of web.Application: the tenant routes are a handful of fixed paths, and nothing that a
+request does not need should stand in its way.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from aiohttp import web
+
+from routerx.clock import Clock
+from routerx.control.vitals import Vitals
+from routerx.dialects.base import Dialect
+from routerx.errors import InternalError, MethodNotAllowed, NotFound, RouterXError, ShuttingDown
+from routerx.http.admin_app import AdminApp
+from routerx.http.faults import error_response
+from routerx.http.inbound import Arrival
+from routerx.http.openai import OpenAIApi
+from routerx.http.ops import OpsApi
+from routerx.ids import new_request_id
+
+log = logging.getLogger("routerx.http")
+
+Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
+
+MODEL_PATH = "/v1/models/"
+ADMIN_PATH = "/admin/"
+NOT_OFFERED = ("/v1/batches", "/v1/realtime")
+
+
+class Apis(msgspec.Struct, frozen=True):
+    """What the public port offers."""
+
+    tenant: OpenAIApi
+    admin: AdminApp
+    vitals: Vitals
+
+
+class App:
+    """Dispatches requests of the public port."""
+
+    def __init__(self, apis: "Apis", dialect: Dialect, clock: Clock) -> None:
+        self._tenant_api = tenant_api = apis.tenant
+        self._admin = apis.admin
+        self._vitals = apis.vitals
+        self._dialect = dialect
+        self._clock = clock
+        ops = OpsApi(apis.vitals)
+        self._routes: Mapping[tuple[str, str], Handler] = {
+            ("POST", "/v1/chat/completions"): tenant_api.chat_completions,
+            ("POST", "/v1/embeddings"): tenant_api.embeddings,
+            ("GET", "/v1/models"): tenant_api.models,
+            ("GET", "/"): ops.root,
+            ("GET", "/health"): ops.health,
+            ("GET", "/readyz"): ops.ready,
+            ("GET", "/metrics"): ops.metrics,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The request root. Every response carries X-Request-Id; nothing raised here reaches a caller as a traceback."""
+        started_ns = self._clock.now_ns()
+        arrival = Arrival(request, new_request_id(started_ns), started_ns, self._clock.monotonic_s())
+        try:
+            return await self._dispatch(arrival)
+        except RouterXError as error:
+            return error_response(error, self._dialect, arrival.request_id)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("request %s failed", arrival.request_id)
+            if request.transport is None or request.transport.is_closing():
+                raise
+            ours = InternalError("Something went wrong in this gateway; its log has the details under the request id.")
+            return error_response(ours, self._dialect, arrival.request_id)
+
+    async def _dispatch(self, arrival: Arrival) -> web.StreamResponse:
+        request = arrival.request
+        method, path = request.method, request.raw_path.partition("?")[0]
+        handler = self._routes.get((method, path))
+        if self._vitals.draining and path.startswith("/v1/"):
+            raise ShuttingDown("The gateway is shutting down. Send the request again.", retry_after_s=1)
+        if handler is not None:
+            return await handler(arrival)
+        if path.startswith(ADMIN_PATH):
+            return await self._admin.handle(request)
+        if path.startswith(MODEL_PATH) and method == "GET":
+            return await self._tenant_api.model(arrival, request.path[len(MODEL_PATH) :])
+        raise self._no_route(method, path)
+
+    def _no_route(self, method: str, path: str) -> RouterXError:
+        allowed = sorted(verb for verb, known in self._routes if known == path)
+        if allowed:
+            return MethodNotAllowed(f"{method} is not possible on {path}; use {', '.join(allowed)}.")
+        if path.startswith(NOT_OFFERED):
+            return NotFound(f"{path} is not offered by this gateway.")
+        return NotFound(f"There is no route {method} {path[:128]!r}. The API is under /v1/.")

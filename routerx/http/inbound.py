@@ -1,0 +1,113 @@
+"""From an aiohttp request to an Inbound, and the caller's end of a stream."""
+
+from aiohttp import web
+
+from routerx.clock import Clock
+from routerx.config.snapshot import ServerConfig
+from routerx.dialects.base import Dialect
+from routerx.domain.call import Operation
+from routerx.errors import AmbiguousCredentials, InvalidApiKey
+from routerx.gateway.context import Inbound
+from routerx.http.edge import read_body
+
+LABEL_CHARS_MAX = 128
+"""X-RouterX-User, X-Title and HTTP-Referer go to the request log, cut to this."""
+
+
+def presented_key(request: web.BaseRequest, extra_header: str | None) -> str | None:
+    """The one tenant key of a request; None where there is none.
+
+    Raises AmbiguousCredentials when two different ones came, or one header twice (SECURITY.md 9), and InvalidApiKey
+    for an Authorization that is no Bearer token.
+    """
+    headers = request.headers
+    found: set[str] = set()
+    authorization = headers.getall("Authorization", ())
+    for value in authorization:
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise InvalidApiKey("The Authorization header must be 'Bearer KEY'.")
+        found.add(token.strip())
+    found.update(headers.getall("x-api-key", ()))
+    if extra_header is not None:
+        found.update(value.removeprefix("Bearer ").strip() for value in headers.getall(extra_header, ()))
+    if len(found) > 1 or len(authorization) > 1:
+        raise AmbiguousCredentials("The request carries more than one API key. Send exactly one.")
+    return found.pop() if found else None
+
+
+def _label(request: web.BaseRequest, name: str) -> str | None:
+    value = request.headers.get(name)
+    return value[:LABEL_CHARS_MAX] if value is not None else None
+
+
+class Arrival:
+    """One accepted request before its body is read: its id and when it came."""
+
+    __slots__ = ("request", "request_id", "started_ns", "started_s")
+
+    def __init__(self, request: web.BaseRequest, request_id: str, started_ns: int, started_s: float) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.started_ns = started_ns
+        self.started_s = started_s
+
+
+async def receive(
+    arrival: Arrival, operation: Operation, dialect: Dialect, server: ServerConfig, clock: Clock
+) -> Inbound:
+    """Step 1 of the road: credential, then the body within its size and time limits."""
+    request = arrival.request
+    key = presented_key(request, server.auth_header)
+    body = await read_body(
+        request,
+        bytes_max=server.body_bytes_max,
+        idle_s=server.body_idle_timeout_s,
+        total_s=server.body_timeout_s,
+        clock=clock,
+    )
+    return Inbound(
+        request_id=arrival.request_id,
+        operation=operation,
+        dialect=dialect,
+        key=key,
+        body=body,
+        started_ns=arrival.started_ns,
+        started_s=arrival.started_s,
+        user=_label(request, "X-RouterX-User"),
+        app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
+    )
+
+
+class SseStream:
+    """A chunked event stream to the caller."""
+
+    __slots__ = ("_request", "_request_id", "response")
+
+    def __init__(self, request: web.BaseRequest, request_id: str) -> None:
+        self._request = request
+        self._request_id = request_id
+        self.response: web.StreamResponse | None = None
+        """None until start()."""
+
+    async def start(self, headers: tuple[tuple[str, str], ...]) -> None:
+        response = web.StreamResponse(
+            headers=[
+                ("Content-Type", "text/event-stream; charset=utf-8"),
+                ("Cache-Control", "no-cache"),
+                ("X-Accel-Buffering", "no"),  # A reverse proxy must not collect the events.
+                ("X-Request-Id", self._request_id),
+                *headers,
+            ]
+        )
+        response.enable_chunked_encoding()
+        self.response = response
+        await response.prepare(self._request)
+
+    async def write(self, data: bytes) -> None:
+        assert self.response is not None
+        await self.response.write(data)
+
+    async def finish(self, data: bytes) -> None:
+        assert self.response is not None
+        await self.response.write_eof(data)

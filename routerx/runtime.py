@@ -1,0 +1,336 @@
+"""Where the parts are wired together, started in order and stopped in reverse. The only module that knows them all."""
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from types import MappingProxyType
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from routerx import __version__
+from routerx.clock import Clock, SystemClock
+from routerx.config.load import Loader
+from routerx.config.settings import Flags, config_path, read_environment
+from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
+from routerx.config.watch import ConfigWatcher
+from routerx.control.configuration import LiveConfiguration
+from routerx.control.operations import Operations
+from routerx.control.vitals import Vitals
+from routerx.dialects.registry import dialect
+from routerx.errors import OperatorError
+from routerx.gateway.attempt import AttemptLoop
+from routerx.gateway.pipeline import Gateway, GatewayParts
+from routerx.gateway.settle import Settler
+from routerx.http.admin import admin_routes
+from routerx.http.admin_app import AdminApp, admin_actor
+from routerx.http.app import Apis, App
+from routerx.http.edge import EdgeServer
+from routerx.http.edge_limits import EdgeLimits
+from routerx.http.openai import OpenAIApi
+from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.sqlite import SqliteLedger, open_ledger
+from routerx.limits.base import utc_day
+from routerx.limits.memory import MemoryLimiter
+from routerx.routing.state import RoutingState
+from routerx.secrets import Secret
+from routerx.tasks import TaskSet
+from routerx.telemetry.logs import Logs, configure_logging
+from routerx.telemetry.metrics import LoopLag, Metrics, Reading
+from routerx.upstream.pool import TransportPool
+
+log = logging.getLogger("routerx")
+
+ADMIN_SOCKET = "admin.sock"
+BACKLOG = 1024
+FORCED_DRAIN_S = 1.0
+"""After a second SIGTERM."""
+
+
+class ServeOptions(msgspec.Struct, frozen=True):
+    """What the server is started with."""
+
+    config: str | None = None
+    """`-c`; None: as config_path() finds it."""
+    flags: Flags = Flags()
+    environ: Mapping[str, str] = MappingProxyType({})
+    folder: str = "."
+    """Where `.env` and `routerx.yaml` are looked for."""
+
+
+def loader_for(options: ServeOptions) -> Loader:
+    """How this server reads its configuration, first and at each reload. Raises ConfigError."""
+    environment = read_environment(options.environ, options.folder)
+    path = config_path(options.config, environment, options.folder)
+    return Loader(path=path, env=environment, flags=options.flags)
+
+
+class Runtime:
+    """A running gateway. `start` brings all parts up or none; `stop` drains and closes them in reverse."""
+
+    def __init__(self, loader: Loader, snapshot: Snapshot, clock: Clock) -> None:
+        self.holder = SnapshotHolder(snapshot)
+        self.clock = clock
+        self.metrics = Metrics()
+        self.routing = RoutingState(random.Random())  # noqa: S311 - jitter and tie-breaking, nothing secret.
+        self.limiter = MemoryLimiter(snapshot.server.concurrency_max)
+        self.watcher = ConfigWatcher(self.holder, loader.load, clock, self._applied)
+        self.logs: Logs | None = None
+        self.port = 0
+        """The TCP port that is listened on, once started."""
+        self._loader = loader
+        self._tasks = TaskSet()
+        self._stack = AsyncExitStack()
+        self._listeners: list[asyncio.Server] = []
+
+    @classmethod
+    async def start(cls, options: ServeOptions, clock: Clock | None = None) -> "Runtime":
+        """Read the configuration, open the ledger, listen. Raises OperatorError (configuration, ledger, address)."""
+        loader = loader_for(options)
+        runtime = cls(loader, loader.load(1), clock if clock is not None else SystemClock())
+        try:
+            await runtime._start()
+        except BaseException:
+            await runtime._stack.aclose()
+            raise
+        return runtime
+
+    async def _start(self) -> None:
+        snapshot, clock = self.holder.current, self.clock
+        self.ledger = await self._open_ledger(snapshot)
+        transports = TransportPool(clock)
+        self._stack.push_async_callback(transports.close)
+        self._transports = transports
+        self.vitals = Vitals(self.holder, self.ledger, self.routing, self.metrics, clock)
+        self.vitals.reload_status = lambda: self.watcher.status
+        parts = GatewayParts(
+            holder=self.holder,
+            ledger=self.ledger,
+            limiter=self.limiter,
+            routing=self.routing,
+            attempts=AttemptLoop(self.routing, transports, clock),
+            settler=Settler(self.ledger, clock),
+            metrics=self.metrics,
+            clock=clock,
+        )
+        self.gateway = Gateway(parts)
+        configuration = LiveConfiguration(self._loader.path, self.watcher)
+        self.operations = Operations(self.ledger, self.holder, configuration, clock)
+        self._read_metrics()
+        self._take_over(snapshot)
+        self.edge = EdgeServer(self._app().handle, edge_limits(snapshot.server), clock, self.metrics.connection_closed)
+        self._stack.push_async_callback(self.edge.shutdown, 0)
+        await self._listen(snapshot.server)
+        self._stack.push_async_callback(self._tasks.close)
+        self._tasks.spawn("config-watch", self.watcher.run())
+        self._tasks.spawn("loop-lag", LoopLag(self.metrics, clock).run())
+
+    async def _open_ledger(self, snapshot: Snapshot) -> SqliteLedger:
+        server = snapshot.server
+        options = LedgerOptions(
+            path=server.ledger_path,
+            synchronous=server.ledger_synchronous,
+            log_retention_days=server.log_retention_days,
+        )
+        ledger = await open_ledger(options, self.clock)
+        self._stack.push_async_callback(ledger.close)
+        await ledger.sync_tenants(snapshot.tenants.values())
+        today = utc_day(self.clock.now_ns())
+        for name in snapshot.tenants:
+            self.limiter.seed_daily(name, ledger.funds(name).requests_today, today)
+        return ledger
+
+    def _app(self) -> App:
+        openai = dialect("openai")
+        tenant = OpenAIApi(self.gateway, self.holder, self.ledger, openai, self.clock)
+        admin = AdminApp(admin_routes(self.operations, self._authorize))
+        return App(Apis(tenant, admin, self.vitals), openai, self.clock)
+
+    def _authorize(self, request: web.BaseRequest) -> str:
+        return admin_actor(request, self.holder.current.server.admin_key_digests)
+
+    async def _listen(self, server: ServerConfig) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_server(self.edge, server.host, server.port, backlog=BACKLOG)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another server.listen"
+            ) from None
+        self._listeners.append(listener)
+        self.port = listener.sockets[0].getsockname()[1]
+        path = os.path.join(server.data_dir, ADMIN_SOCKET)
+        if os.path.exists(path):
+            os.unlink(path)  # Of a process that was killed: the ledger's lock says that we are alone here.
+        umask = os.umask(0o177)
+        try:
+            self._listeners.append(await loop.create_unix_server(self.edge, path, backlog=BACKLOG))
+        finally:
+            os.umask(umask)
+        self._stack.callback(_unlink, path)
+
+    # --- reload
+
+    async def _applied(self, old: Snapshot, new: Snapshot) -> None:
+        """A new snapshot is in place: what keeps state by its names follows."""
+        self._take_over(new)
+        await self.ledger.sync_tenants(new.tenants.values())
+
+    def _take_over(self, snapshot: Snapshot) -> None:
+        self.limiter.configure(snapshot.tenants, snapshot.server.concurrency_max)
+        self.routing.retain(snapshot)
+        self._transports.retain(snapshot.providers.values())
+        self.metrics.config_loaded(snapshot.generation, snapshot.models.keys() | snapshot.endpoints.keys())
+        if hasattr(self, "edge"):
+            self.edge.limits = edge_limits(snapshot.server)
+        if self.logs is not None:
+            self.logs.protect(_secrets(snapshot))
+
+    def _read_metrics(self) -> None:
+        metrics, ledger = self.metrics, self.ledger
+        metrics.read_from(Reading.IN_FLIGHT, lambda: self.gateway.in_flight)
+        metrics.read_from(Reading.HELD_NANO, ledger.held_nano)
+        metrics.read_from(Reading.LEDGER_QUEUE, lambda: ledger.health().queue)
+        metrics.read_from(Reading.LOG_LINES_DROPPED, lambda: self.logs.dropped if self.logs is not None else 0)
+        metrics.read_breakers_from(
+            lambda: [
+                (view.endpoint, view.credential_id, view.circuit)
+                for view in self.routing.view(self.clock.monotonic_s())
+            ]
+        )
+
+    # --- stop
+
+    def begin_drain(self) -> None:
+        """Stop accepting; what runs goes on, what still arrives on open connections is told to go elsewhere."""
+        self.vitals.draining = True
+        self.operations.stop_following()
+        for listener in self._listeners:
+            listener.close()
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Drain for at most `drain_s` (None: as configured), cut off the rest in its own shape, close everything."""
+        self.begin_drain()
+        limit_s = drain_s if drain_s is not None else self.holder.current.server.drain_s
+        deadline_s = self.clock.monotonic_s() + limit_s
+        while self.gateway.in_flight and self.clock.monotonic_s() < deadline_s:
+            await asyncio.sleep(0.02)
+        cut_off = self.gateway.cut_off()
+        if cut_off:
+            log.warning("%d requests were cut off after %g s of draining", cut_off, limit_s)
+        await self.edge.shutdown(FORCED_DRAIN_S)
+        await self._stack.aclose()
+
+
+def edge_limits(server: ServerConfig) -> EdgeLimits:
+    """The edge's bounds as the configuration has them."""
+    return EdgeLimits(
+        connections_max=server.connections_max,
+        header_timeout_s=server.header_timeout_s,
+        keepalive_timeout_s=server.keepalive_timeout_s,
+        write_timeout_s=server.write_timeout_s,
+    )
+
+
+def _unlink(path: str) -> None:
+    if os.path.exists(path):
+        os.unlink(path)
+
+
+def _secrets(snapshot: Snapshot) -> list[Secret]:
+    return [
+        credential.secret
+        for provider in snapshot.providers.values()
+        for credential in provider.credentials
+        if credential.secret is not None
+    ]
+
+
+# --- the process
+
+
+def serve(options: ServeOptions) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Raises OperatorError when it cannot start."""
+    return uvloop.run(_serve(options))
+
+
+async def _serve(options: ServeOptions) -> int:
+    runtime = await Runtime.start(options)
+    snapshot = runtime.holder.current
+    runtime.logs = logs = configure_logging(snapshot.server.log_level, sys.stderr, json=not sys.stderr.isatty())
+    try:
+        logs.protect(_secrets(snapshot))
+        _announce(runtime)
+        gc.collect()
+        gc.freeze()  # What start-up made stays: the collector need not look at it again.
+        await _until_signal(runtime)
+        return 0
+    finally:
+        logs.close()
+
+
+def _announce(runtime: Runtime) -> None:
+    """What an operator wants to know at start, in three lines."""
+    snapshot, health = runtime.holder.current, runtime.ledger.health()
+    providers = ", ".join(
+        f"{name} (mock)" if provider.mock is not None and name != "mock" else name
+        for name, provider in snapshot.providers.items()
+    )
+    log.info(
+        "routerx %s serves http://%s:%d, %d models by %s, %d tenants",
+        __version__,
+        snapshot.server.host,
+        runtime.port,
+        len(snapshot.models),
+        providers,
+        len(snapshot.tenants),
+    )
+    log.info(
+        "ledger %s, synchronous=%s, flush %.2f ms, charges survive power loss: %s",
+        snapshot.server.ledger_path,
+        health.synchronous,
+        health.flush_us / 1000,
+        "yes" if health.survives_power_loss else "no",
+    )
+    for notice in snapshot.notices:
+        log.warning("%s", notice)
+
+
+async def _until_signal(runtime: Runtime) -> None:
+    """Serve until told to end; a second signal shortens the drain. SIGHUP reads the configuration again."""
+    loop = asyncio.get_running_loop()
+    asked, forced = asyncio.Event(), asyncio.Event()
+    tasks = TaskSet()
+
+    def end() -> None:
+        (forced if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, partial(_reload, runtime, tasks))
+    await asked.wait()
+    log.info("draining: %d requests in flight", runtime.gateway.in_flight)
+    stopping = asyncio.ensure_future(runtime.stop())
+    forcing = asyncio.ensure_future(forced.wait())
+    await asyncio.wait((stopping, forcing), return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        log.warning("asked again: %d requests are cut off now", runtime.gateway.cut_off())
+    forcing.cancel()
+    await stopping
+    await tasks.close()
+    log.info("stopped")
+
+
+def _reload(runtime: Runtime, tasks: TaskSet) -> None:
+    async def reload() -> None:
+        await runtime.watcher.reload_now()
+
+    tasks.spawn("reload", reload())
