@@ -51,6 +51,8 @@ class StreamTap(Protocol):
     served_model: str | None
     response_id: str | None
     output_chars: int
+    missing_done: bool
+    """The answer was whole but its end mark never came; close() has added one to `terminal` (FAULTS.md 15)."""
 
     def feed(self, data: bytes) -> bytes:
         """Forwardable bytes, always whole frames, equal to the upstream's (minus a usage frame we asked for)."""

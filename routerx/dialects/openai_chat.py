@@ -1,0 +1,145 @@
+"""The OpenAI wire format, chat completions and embeddings: requests, replies, streams and errors, in that order.
+
+The format most providers speak and all callers may. Long sections live in files of their own beside this one.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from routerx.dialects import openai_errors, openai_request, openai_stream
+from routerx.dialects.base import Dialect, Reply, StreamTap
+from routerx.dialects.openai_chunks import ABSENT, Answer, Embeddings, decode_or_none, output_bytes
+from routerx.dialects.openai_usage import UsageReader
+from routerx.domain.call import Operation, Peek
+from routerx.domain.failure import Failure, FailureKind
+from routerx.errors import RouterXError
+from routerx.jsonx import Raw
+
+_PATHS = {Operation.CHAT: "/chat/completions", Operation.EMBEDDINGS: "/embeddings"}
+
+_answer_decoder = msgspec.json.Decoder(Answer)
+_embeddings_decoder = msgspec.json.Decoder(Embeddings)
+_any_decoder = msgspec.json.Decoder()
+_EMPTY_ARRAY = Raw(b"[]")
+
+
+class OpenAIChat:
+    """See dialects.base.Dialect. Holds no state."""
+
+    name = "openai"
+
+    # --- request
+
+    def peek(self, operation: Operation, fields: Mapping[str, Raw]) -> Peek:
+        if operation is Operation.CHAT:
+            return openai_request.peek_chat(fields)
+        return openai_request.peek_embeddings(fields)
+
+    def path(self, operation: Operation) -> str:
+        return _PATHS[operation]
+
+    def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
+        return openai_request.request_fields(fields, model=model, ask_usage=ask_usage)
+
+    # --- reply
+
+    def read_reply(self, operation: Operation, content_type: str, body: bytes) -> Reply | Failure:
+        # The body's first byte decides, not its label: answers have come as octet-stream, error pages as JSON.
+        start = body[:64].lstrip()[:1] or body.lstrip()[:1]
+        if not start:
+            return Failure(FailureKind.EMPTY, "The provider sent an empty body.")
+        if start == b"{":
+            if operation is Operation.CHAT:
+                return _read_answer(body, content_type)
+            return _read_embeddings(body, content_type)
+        return _read_array(body, content_type)
+
+    # --- stream
+
+    def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
+        return openai_stream.OpenAITap(peek.choices, strip_usage=strip_usage)
+
+    def to_stream(self, body: bytes) -> bytes:
+        return openai_stream.to_stream(body)
+
+    # --- errors
+
+    def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        return openai_errors.classify(status, headers, body)
+
+    def encode_error(self, error: RouterXError, request_id: str) -> bytes:
+        return openai_errors.error_body(error, request_id)
+
+    def encode_stream_error(self, error: RouterXError, request_id: str, response_id: str | None) -> bytes:
+        return openai_errors.error_frames(error, request_id, response_id)
+
+
+OPENAI: Final[Dialect] = OpenAIChat()
+
+
+def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
+    answer = decode_or_none(_answer_decoder, body)
+    if answer is None:
+        return _in_disguise(body, content_type)
+    reports = UsageReader(generates=True)
+    for raw in (answer.envelope.usage if answer.envelope is not None else ABSENT, answer.usage):
+        if raw != ABSENT:
+            reports.read(raw)
+    error = answer.error or (answer.envelope.error if answer.envelope is not None else None)
+    if error:
+        return openai_errors.failure_in_band(error, otherwise=FailureKind.ERROR_IN_200)
+    if not answer.choices and reports.usage is None:
+        return _in_disguise(body, content_type)
+    size = sum(output_bytes(choice.message) for choice in answer.choices or () if choice.message is not None)
+    usage = reports.usage
+    zero_beside_content = usage is not None and usage.output_tokens == 0 and size > 0
+    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model), size)
+
+
+def _read_embeddings(body: bytes, content_type: str) -> Reply | Failure:
+    answer = decode_or_none(_embeddings_decoder, body)
+    if answer is None:
+        return _foreign(content_type)
+    if answer.error:
+        return openai_errors.failure_in_band(answer.error, otherwise=FailureKind.ERROR_IN_200)
+    if answer.data in (ABSENT, _EMPTY_ARRAY):
+        return _in_disguise(body, content_type)
+    reports = UsageReader(generates=False)
+    if answer.usage != ABSENT:
+        reports.read(answer.usage)
+    usage = reports.usage
+    zero_beside_content = usage is not None and usage.total_tokens == 0
+    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model))
+
+
+def _read_array(body: bytes, content_type: str) -> Failure:
+    """One vendor wraps errors in an array; nobody wraps answers."""
+    items = decode_or_none(_any_decoder, body)
+    if isinstance(items, list) and items and isinstance(items[0], dict) and items[0].get("error"):
+        return openai_errors.failure_in_band(items, otherwise=FailureKind.ERROR_IN_200)
+    return _foreign(content_type)
+
+
+def _in_disguise(body: bytes, content_type: str) -> Failure:
+    """A JSON object with nothing in it that answers: a flat error, an empty answer or somebody else's page."""
+    value: Any = decode_or_none(_any_decoder, body)
+    if not isinstance(value, dict):
+        return _foreign(content_type)
+    if "choices" not in value and (value.get("detail") or value.get("object") == "error" or "message" in value):
+        return openai_errors.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200)
+    if value.get("choices"):
+        return _foreign(content_type)
+    return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
+
+
+def _foreign(content_type: str) -> Failure:
+    label = openai_errors.clean(content_type, 64) or "none"
+    return Failure(
+        FailureKind.BAD_CONTENT_TYPE, f"The provider sent something that is no answer (content type: {label})."
+    )
+
+
+def _model(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

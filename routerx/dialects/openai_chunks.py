@@ -1,0 +1,149 @@
+"""The shapes of OpenAI chat answers, whole and in chunks, read no further than the gateway needs.
+
+Fields are loosely typed where servers disagree: content is text or a list of typed parts, tool calls come with and
+without an index. Everything unnamed here is skipped unread.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+ABSENT = msgspec.Raw(b"null")
+"""Stands for a raw value that was left out; equal to one that is null."""
+
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Output(msgspec.Struct, gc=False):
+    """What a model made: `delta` of a chunk, `message` of a whole answer."""
+
+    content: Any = None
+    tool_calls: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class ChunkChoice(msgspec.Struct, gc=False):
+    """One choice of one chunk."""
+
+    index: Any = 0
+    delta: Output | None = None
+    finish_reason: Any = None
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A vendor's own wrapper, which may hold usage or an error that stand nowhere else."""
+
+    usage: msgspec.Raw = ABSENT
+    error: Any = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One frame of a stream."""
+
+    choices: list[ChunkChoice] | None = None
+    usage: msgspec.Raw = ABSENT
+    error: Any = None
+    envelope: Envelope | None = msgspec.field(default=None, name="x_groq")  # The name is on the wire.
+
+
+class NamedChunk(Chunk, gc=False):
+    """A frame with its names; read until both are known."""
+
+    id: Any = None
+    model: Any = None
+
+
+class AnswerChoice(msgspec.Struct, gc=False):
+    """One choice of a whole answer."""
+
+    message: Output | None = None
+
+
+class Answer(msgspec.Struct, gc=False):
+    """A whole chat answer."""
+
+    choices: list[AnswerChoice] | None = None
+    usage: msgspec.Raw = ABSENT
+    error: Any = None
+    model: Any = None
+    envelope: Envelope | None = msgspec.field(default=None, name="x_groq")
+
+
+class Embeddings(msgspec.Struct, gc=False):
+    """A whole embeddings answer; the vectors stay unread."""
+
+    data: msgspec.Raw = ABSENT
+    usage: msgspec.Raw = ABSENT
+    error: Any = None
+    model: Any = None
+
+
+# Servers that cut text between the two halves of a surrogate pair send escapes that are no text on their own. The bytes
+# are relayed as they are; to be read, each half counts as the replacement character.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def mend(data: bytes) -> bytes | None:
+    """`data` with surrogate escapes replaced; None when there are none, so that trying again is of no use."""
+    mended, count = _SURROGATE.subn(rb"\\ufffd", data)
+    return mended if count else None
+
+
+def decode_or_none(decoder: "msgspec.json.Decoder[Any]", data: bytes | msgspec.Raw) -> Any:
+    """One JSON value of the decoder's type, or None when `data` is no such thing."""
+    try:
+        return decoder.decode(data)
+    except _DECODE_ERRORS:
+        mended = mend(bytes(data))
+    try:
+        return None if mended is None else decoder.decode(mended)
+    except _DECODE_ERRORS:
+        return None
+
+
+_GENERATED = (
+    "text",
+    "thinking",
+    "content",
+    "refusal",
+    "transcript",
+    "name",
+    "arguments",
+    "input",
+    "function",
+    "custom",
+)
+_NESTING_MAX = 8
+
+
+def output_bytes(output: Output) -> int:
+    """UTF-8 bytes of generated text, tool calls and reasoning; above zero for any content at all (audio, say)."""
+    size = text_bytes(output.content)
+    if output.tool_calls:
+        size += text_bytes(output.tool_calls) or 1
+    # Some servers send the same reasoning under both names.
+    size += max(text_bytes(output.reasoning_content), text_bytes(output.reasoning))
+    size += text_bytes(output.refusal)
+    if output.function_call:
+        size += text_bytes(output.function_call) or 1
+    if output.audio:
+        size += text_bytes(output.audio) or 1
+    return size
+
+
+def text_bytes(value: Any, nesting: int = 0) -> int:
+    """UTF-8 bytes of the generated strings in a string, a list of typed parts or a tool call."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode())
+    if nesting > _NESTING_MAX:
+        return 0
+    if isinstance(value, list):
+        return sum(text_bytes(part, nesting + 1) for part in value)
+    if isinstance(value, dict):
+        return sum(text_bytes(value.get(key), nesting + 1) for key in _GENERATED)
+    return 0

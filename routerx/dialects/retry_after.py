@@ -1,0 +1,113 @@
+"""How long a provider asks to be left alone: every spelling seen in headers and error bodies, as seconds.
+
+Pure: an absolute time is read against the reply's own Date header, so neither clock has to be right. Order and
+spellings: design, PROVIDERS.md 6e and FAULTS.md 27-30.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+RETRY_AFTER_MIN_S = 1.0
+RETRY_AFTER_MAX_S = 300.0
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?\Z")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s|d)")
+_UNIT_S = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_EPOCH_S_MIN = 1e9
+_EPOCH_MS_MIN = 1e12
+_LENGTH_MAX = 64
+
+
+def retry_after_s(headers: Mapping[str, str], hint: str | None = None) -> float | None:
+    """Seconds to wait, RETRY_AFTER_MIN_S to RETRY_AFTER_MAX_S; None when the reply says nothing usable.
+
+    `hint` is a delay stated in the error body; headers go before it.
+    """
+    lower = {name.lower(): value.strip() for name, value in headers.items()}
+    now_s = _date_s(lower.get("date", ""))
+    wait_s = _milliseconds(lower.get("retry-after-ms", ""))
+    if wait_s is None:
+        wait_s = _delay_s(lower.get("retry-after", ""), now_s, epoch=False)
+    if wait_s is None:
+        wait_s = _reset_s(lower, now_s)
+    if wait_s is None and hint is not None:
+        wait_s = _delay_s(hint.strip(), now_s, epoch=False)
+    if wait_s is None:
+        return None
+    return min(max(wait_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+
+
+def _reset_s(headers: Mapping[str, str], now_s: float | None) -> float | None:
+    """When a limit refills. Of several: the last of those that are used up, else the first of all."""
+    waits: list[float] = []
+    empty: list[float] = []
+    for name, value in headers.items():
+        if "ratelimit" not in name or "reset" not in name:
+            continue
+        wait_s = _delay_s(value, now_s, epoch=True)
+        if wait_s is None:
+            continue
+        waits.append(wait_s)
+        if headers.get(name.replace("reset", "remaining")) == "0":
+            empty.append(wait_s)
+    if empty:
+        return max(empty)
+    return min(waits, default=None)
+
+
+def _milliseconds(text: str) -> float | None:
+    number = _number(text)
+    return None if number is None else number / 1_000
+
+
+def _delay_s(text: str, now_s: float | None, *, epoch: bool) -> float | None:
+    """Seconds, a duration, a date, or (`epoch`) a large number that can only be a time."""
+    if not text or len(text) > _LENGTH_MAX:
+        return None
+    number = _number(text)
+    if number is None:
+        duration_s = _duration_s(text)
+        if duration_s is not None:
+            return duration_s
+        at_s = _date_s(text)
+    elif epoch and number >= _EPOCH_MS_MIN:
+        at_s = number / 1_000
+    elif epoch and number >= _EPOCH_S_MIN:
+        at_s = number
+    else:
+        return number
+    return None if at_s is None or now_s is None else at_s - now_s
+
+
+def _number(text: str) -> float | None:
+    """A plain decimal number; no NaN, no infinity, no exponent."""
+    if len(text) > _LENGTH_MAX or _NUMBER.match(text) is None:
+        return None
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _duration_s(text: str) -> float | None:
+    """`1h2m3.5s`, `250ms`."""
+    total_s = 0.0
+    end = 0
+    for match in _DURATION.finditer(text):
+        if match.start() != end:
+            return None
+        total_s += float(match[1]) * _UNIT_S[match[2]]
+        end = match.end()
+    return total_s if end and end == len(text) else None
+
+
+def _date_s(text: str) -> float | None:
+    """An HTTP date or RFC 3339, as seconds since the epoch."""
+    if not text or len(text) > _LENGTH_MAX:
+        return None
+    try:
+        at = datetime.fromisoformat(text) if text[0].isdigit() else parsedate_to_datetime(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
