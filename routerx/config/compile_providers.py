@@ -195,12 +195,12 @@ def _credentials(run: Compilation, path: Path, name: str, entry: ProviderEntry) 
 
 def _timeouts(run: Compilation, entry: ProviderEntry) -> Timeouts:
     block = entry.timeouts
-    total_s = run.settings.request_timeout_s if run.settings.request_timeout_s is not None else block.total
+    requested_s = run.settings.request_timeout_s
     return Timeouts(
         connect_s=block.connect,
         first_token_s=block.first_token,
         idle_s=block.idle,
-        total_s=total_s if total_s is not None else Timeouts().total_s,
+        total_s=requested_s if requested_s is not None else block.total,
     )
 
 

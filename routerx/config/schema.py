@@ -134,7 +134,7 @@ class TimeoutsBlock(Block):
         Field(description="For the first content. Unset: 12s while another endpoint is left, else 60s or 120s."),
     ] = None
     idle: Annotated[Deadline, Field(description="Longest silence within an answer.")] = 300.0
-    total: Annotated[Deadline | None, Field(description="For the whole call; 600s when unset.")] = None
+    total: Annotated[Deadline, Field(description="For the whole call.")] = 600.0
 
 
 class MockBlock(Block):

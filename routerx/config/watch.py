@@ -17,6 +17,7 @@ from routerx.clock import Clock
 from routerx.config.problems import ConfigRefused, Sources
 from routerx.config.snapshot import RESTART_ONLY, ServerConfig, Snapshot, SnapshotHolder
 from routerx.errors import ConfigError, RouterXError
+from routerx.tasks import TaskSet
 
 log = logging.getLogger("routerx.config")
 
@@ -66,18 +67,17 @@ class ConfigWatcher:
         self.status = ReloadStatus(generation=holder.current.generation, applied_at_ns=clock.now_ns())
 
     async def run(self) -> None:
-        """Watch until cancelled. A fault in here is logged and does not end the watch."""
-        events = asyncio.create_task(self._follow_events(), name="config.events")
+        """Watch until cancelled. Each look is a task of its own: a fault in it is logged and does not end the watch."""
+        tasks = TaskSet()
+        tasks.spawn("config.events", self._follow_events())
+        tasks.spawn("config.poll", self._poll())
         try:
             while True:
-                try:
-                    await self._look()
-                except Exception:  # The root of this task: config stays as it is, watching goes on.
-                    log.exception("the configuration could not be looked at")
-                await self._wait()
+                await asyncio.wait((tasks.spawn("config.look", self._look()),))
+                await self._stirred.wait()
+                self._stirred.clear()
         finally:
-            events.cancel()
-            await asyncio.gather(events, return_exceptions=True)
+            await tasks.close()
 
     async def reload_now(self) -> ReloadStatus:
         """Load what the files say now, changed or not, and tell what came of it."""
@@ -166,17 +166,11 @@ class ConfigWatcher:
             log.error("the configuration is refused, generation %d stays:\n%s", self.status.generation, text)
         self.status = msgspec.structs.replace(self.status, ok=False, error=text)
 
-    async def _wait(self) -> None:
-        """Until an event, or the next look is due anyway."""
-        stirred = asyncio.ensure_future(self._stirred.wait())
-        due = asyncio.ensure_future(self._clock.sleep(POLL_S))
-        try:
-            await asyncio.wait((stirred, due), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stirred.cancel()
-            due.cancel()
-            await asyncio.gather(stirred, due, return_exceptions=True)
-        self._stirred.clear()
+    async def _poll(self) -> None:
+        """A look is due now and then, whether there are events or not."""
+        while True:
+            await self._clock.sleep(POLL_S)
+            self._stirred.set()
 
     async def _follow_events(self) -> None:
         """Turn file events into looks. Where the system has no more watches to give, polling has to do."""
