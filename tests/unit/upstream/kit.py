@@ -92,8 +92,9 @@ async def chunks_until_fault(reply: UpstreamReply) -> tuple[bytes, Failure]:
     """All that came before the fault, and the fault."""
     seen = b""
     try:
-        while chunk := await reply.chunk():
-            seen += chunk
+        async with asyncio.timeout(AMPLE_S):
+            while chunk := await reply.chunk():
+                seen += chunk
     except UpstreamFault as fault:
         return seen, fault.failure
     finally:
@@ -103,5 +104,6 @@ async def chunks_until_fault(reply: UpstreamReply) -> tuple[bytes, Failure]:
 
 async def failing(transport: AiohttpTransport, sent: UpstreamCall) -> Failure:
     with pytest.raises(UpstreamFault) as caught:
-        await transport.open(sent)
+        async with asyncio.timeout(AMPLE_S):
+            await transport.open(sent)
     return caught.value.failure

@@ -9,7 +9,17 @@ import pytest
 from routerx.domain.failure import FailureKind, UpstreamFault
 from routerx.upstream import client
 from tests.support.upstream import Drip, End, Hangup, Json, Ok, Raw, Redirect, Reset, ScriptedUpstream, Status, Stream
-from tests.unit.upstream.kit import BODY, SHORT_S, call, chunks_until_fault, failing, fetch, serving, transport
+from tests.unit.upstream.kit import (
+    AMPLE_S,
+    BODY,
+    SHORT_S,
+    call,
+    chunks_until_fault,
+    failing,
+    fetch,
+    serving,
+    transport,
+)
 
 
 async def test_the_request_arrives_as_given_with_nothing_of_aiohttp_added() -> None:
@@ -171,6 +181,28 @@ async def test_an_early_answer_to_a_body_still_on_its_way_is_read() -> None:
         assert reply.status == 413
         assert await reply.read(10) == b"{}"
         reply.abort()
+
+
+@pytest.mark.parametrize("ends_by", ["abort", "timeout"])
+async def test_a_call_that_is_over_does_not_wait_to_flush_its_request(ends_by: str) -> None:
+    async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if ends_by == "abort":
+            await asyncio.sleep(SHORT_S)  # Until every buffer on the way is full.
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n{")
+        await asyncio.Event().wait()
+
+    async with serving(never_read) as address, transport() as out:
+        first_byte_s = SHORT_S if ends_by == "timeout" else AMPLE_S
+        sent = call(f"http://{address}", b"x" * 30_000_000, first_byte_s=first_byte_s)
+        before = len(os.listdir("/dev/fd"))
+        if ends_by == "abort":
+            (await out.open(sent)).abort()
+        else:
+            await failing(out, sent)
+        async with asyncio.timeout(5):
+            # The server's end stays open: it has not noticed. No event tells of a closed descriptor.
+            while len(os.listdir("/dev/fd")) > before + 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", [Hangup, Reset])
