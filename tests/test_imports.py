@@ -57,7 +57,7 @@ def import_each(modules: list[str], cwd: Path) -> subprocess.CompletedProcess[st
 def test_each_module_can_be_imported_alone():
     paths = sorted((ROOT / "routerx").rglob("*.py"))
     names = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in paths]
-    modules = [name.removesuffix(".__init__") for name in names]
+    modules = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
     done = import_each(modules, ROOT)
     assert done.returncode == 0, done.stderr
     assert len(modules) > 30
