@@ -56,7 +56,7 @@ def open_access(settings: Settings) -> Iterator[Access]:
     if remote is not None:
         yield remote
         return
-    from routerx.cli.local import LocalAccess  # Loads pydantic and the ledger: only where no server answers.
+    from routerx.cli.local import LocalAccess  # Loads the ledger: only where no server answers.
 
     with LocalAccess(settings) as local:
         yield local
@@ -67,7 +67,7 @@ def open_remote(settings: Settings) -> RemoteAccess | None:
     if settings.url is not None:
         key = settings.admin_key
         if key is None:
-            from routerx.cli.local import admin_key  # Loads pydantic: only to look into .env.
+            from routerx.cli.files import admin_key  # Loads pydantic: only to look into .env.
 
             key = admin_key()
         return RemoteAccess.by_url(settings.url, key)
@@ -79,6 +79,6 @@ def data_dir(settings: Settings) -> str:
     """`--data-dir`, else what the configuration says. Raises ConfigError."""
     if settings.data_dir is not None:
         return settings.data_dir
-    from routerx.cli.local import load  # Loads pydantic: only where the configuration must be read.
+    from routerx.cli.files import load  # Loads pydantic: only where the configuration must be read.
 
     return load(settings).server.data_dir

@@ -4,7 +4,7 @@ import click
 import msgspec
 
 from routerx.cli import render
-from routerx.cli.local import load
+from routerx.cli.files import load
 from routerx.cli.render import Cell
 from routerx.cli.settings import local_options, settings_of
 from routerx.config.snapshot import Snapshot

@@ -31,7 +31,7 @@ def _verify(settings: Settings, path: str | None) -> VerifyView:
         server = open_remote(settings)
         if server is not None:
             return server.verify()
-    from routerx.cli.local import verify_ledger  # Loads pydantic and sqlite: only where no server answers.
+    from routerx.cli.local import verify_ledger  # Loads the ledger: only where no server answers.
 
     return verify_ledger(settings, path)
 

@@ -6,16 +6,14 @@ so the ledger is opened late and closed soon; what only needs the configuration 
 
 import asyncio
 import getpass
-import os
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
+from routerx.cli.files import load, loader_for
 from routerx.cli.settings import Settings
 from routerx.clock import SystemClock
-from routerx.config.load import Loader
-from routerx.config.settings import Flags, config_path, read_environment
-from routerx.config.snapshot import Snapshot, SnapshotHolder
+from routerx.config.snapshot import SnapshotHolder
 from routerx.control import views
 from routerx.control.configuration import FileConfiguration
 from routerx.control.lookup import find_model, find_models
@@ -40,23 +38,6 @@ from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.ledger.verify import verify_file
 
 T = TypeVar("T")
-
-
-def loader_for(settings: Settings) -> Loader:
-    """Reads the configuration as a server started here would, but makes no key."""
-    env = read_environment(os.environ)
-    path = config_path(settings.config, env)
-    return Loader(path=path, env=env, flags=Flags(data_dir=settings.data_dir), announce=None)
-
-
-def load(settings: Settings) -> Snapshot:
-    """The configuration as it is now. Raises ConfigError."""
-    return loader_for(settings).load(generation=1)
-
-
-def admin_key() -> str | None:
-    """ROUTERX_ADMIN_KEY of the environment or of `.env`, as a server started here would have it."""
-    return read_environment(os.environ).get("ROUTERX_ADMIN_KEY") or None
 
 
 def verify_ledger(settings: Settings, path: str | None) -> VerifyView:

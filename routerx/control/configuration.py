@@ -41,7 +41,7 @@ class Configuration(Protocol):
 class LiveConfiguration:
     """That of a running server. `path` is its main file, None where it runs on the environment alone."""
 
-    def __init__(self, watcher: ConfigWatcher, path: str | None) -> None:
+    def __init__(self, path: str | None, watcher: ConfigWatcher) -> None:
         self._path = path
         self._watcher = watcher
 
