@@ -125,6 +125,7 @@ def test_what_follows_the_end_mark_is_dropped() -> None:
         ({"tool_calls": [{"index": 0, "function": {"arguments": ""}}]}, 1),
         ({"content": "", "function_call": {"name": "f", "arguments": ""}}, 1),
         ({"audio": {"data": "AAAA"}}, 1),
+        ({"content": "", "audio": {"transcript": "abc"}}, 3),
     ],
 )
 def test_content_commits(delta: dict[str, Any], size: int) -> None:
@@ -154,6 +155,13 @@ def test_a_bare_finish_commits() -> None:
 def test_empty_names_wait_for_real_ones() -> None:
     watcher = tap()
     watcher.feed(frame({"id": "", "model": "", "choices": []}) + chunk({"content": "a"}))
+    watcher.feed(frame({"id": "c2", "model": "m2", "choices": []}))
+    assert (watcher.response_id, watcher.served_model) == ("c1", "m1")
+
+
+def test_an_id_stays_while_the_model_is_waited_for() -> None:
+    watcher = tap()
+    watcher.feed(frame({"id": "c1", "choices": []}) + frame({"id": "c2", "model": "m1", "choices": []}))
     assert (watcher.response_id, watcher.served_model) == ("c1", "m1")
 
 
@@ -209,6 +217,7 @@ def test_zero_usage_without_content_is_no_anomaly() -> None:
         (frame({"error": {"code": 429, "message": "slow"}}), FailureKind.RATE_LIMITED),
         (frame({"error": {"type": "overloaded_error"}}), FailureKind.OVERLOADED),
         (frame({"error": {"code": "context_length_exceeded"}}), FailureKind.CONTEXT_EXCEEDED),
+        (frame({"error": {"code": "invalid_request_error", "type": "rate_limit_error"}}), FailureKind.RATE_LIMITED),
         (frame({"error": {"type": "invalid_request_error", "status_code": 400}}), FailureKind.REJECTED),
         (b'event: error\ndata: {"message":"boom"}\n\n', FailureKind.ERROR_MIDSTREAM),
         (b"event: error\ndata: boom\n\n", FailureKind.ERROR_MIDSTREAM),

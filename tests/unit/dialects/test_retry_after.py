@@ -64,6 +64,15 @@ def test_a_date_means_nothing_without_the_replys_own_date() -> None:
             },
             179.56,
         ),
+        (
+            {
+                "x-ratelimit-reset-requests": "20s",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-tokens": "7s",
+                "x-ratelimit-remaining-tokens": "0",
+            },
+            20,
+        ),
         ({"x-ratelimit-reset-tokens-minute": "11.381"}, 11.381),
         ({"anthropic-ratelimit-tokens-reset": "2026-01-02T10:00:42Z"}, 42),
         ({"x-ratelimit-reset": str(DATE_S + 42)}, 42),
