@@ -1,4 +1,4 @@
-"""The built-in mock provider: a Transport that answers by itself, in OpenAI's wire format.
+"""The built-in mock provider: a Transport that answers by itself, in the wire format of chat completions.
 
 It stands below the attempt loop, so that everything above it (plan, retry, relay, metering, charge) runs as with a real
 provider. Owns latency, routing by path, embeddings and errors; what it says in a chat is mock_chat.py's.

@@ -1,4 +1,4 @@
-"""What the mock provider says: a chat request → an answer, and the answer as OpenAI's bytes. Pure and deterministic.
+"""What the mock provider says: a chat request → an answer, and the answer as bytes of the wire format. Pure.
 
 The same request gives the same bytes. A token is a word, or a piece of a long one; a prompt is counted by its bytes.
 """

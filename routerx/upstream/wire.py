@@ -3,8 +3,8 @@ body (Sending).
 
 Three gaps are closed here. A call must know whether its connection was reused and whether a single byte came back, to
 be sent again safely (FAULTS.md 14). The wait for response headers needs one deadline that 1xx replies and dripped
-headers cannot extend (7, 19). And aiohttp 3.14 lets the reader of a body whose framing breaks wait for ever, and takes
-a reset in a body without a length for its end (12, 18).
+headers cannot extend (7, 19). And aiohttp 3.14 lets the reader of a body wait for ever when its framing breaks or the
+pool is closed, and takes a reset in a body without a length for its end (12, 18).
 """
 
 import asyncio
@@ -73,6 +73,20 @@ class Wire(ResponseHandler):
         body = self._payload
         if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof():
             body.set_exception(exc)
+
+    def close(self) -> None:
+        self._end_body()
+        super().close()
+
+    def abort(self) -> None:
+        self._end_body()
+        super().abort()
+
+    def _end_body(self) -> None:
+        """Closed on our side, as when the transport is closed with calls in flight: their readers must hear of it."""
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientConnectionError("closed on this side"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = exc

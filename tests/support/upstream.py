@@ -7,9 +7,9 @@
         assert upstream.requests[0].json["model"] == "gpt-4o"
         await upstream.requests[1].gone()                                        # the peer hung up
 
-What is queued goes first, then what `on` says for the request's model, then `upstream.default` (`Ok()`). Behaviours are
-small frozen values; each has `play(peer)` and writes through its Peer, so a test may bring its own. Nothing sleeps: a
-pause is an `asyncio.Event` that the test sets (`Stream(gates={1: event})`, or `Gate(event)` in `Raw`).
+What `queue_for` holds for the request's model goes first, then the queue, then what `on` says, then `default` (`Ok()`).
+Behaviours are small frozen values; each has `play(peer)` and writes through its Peer, so a test may bring its own.
+Nothing sleeps: a pause is an `asyncio.Event` that the test sets (`Stream(gates={1: event})`, or a `Gate` in `Raw`).
 """
 
 import asyncio

@@ -8,7 +8,20 @@ import pytest
 
 from routerx.domain.failure import FailureKind, UpstreamFault
 from routerx.upstream import client
-from tests.support.upstream import Drip, End, Hangup, Json, Ok, Raw, Redirect, Reset, ScriptedUpstream, Status, Stream
+from tests.support.upstream import (
+    Drip,
+    End,
+    Hangup,
+    Json,
+    Ok,
+    Raw,
+    Redirect,
+    Reset,
+    ScriptedUpstream,
+    Silence,
+    Status,
+    Stream,
+)
 from tests.unit.upstream.kit import (
     AMPLE_S,
     BODY,
@@ -297,6 +310,19 @@ async def test_a_closed_transport_refuses_calls() -> None:
         await out.close()
         await out.close()
         assert (await failing(out, call(upstream.url))).kind is FailureKind.CONNECT_ERROR
+
+
+async def test_closing_the_transport_ends_the_calls_in_flight() -> None:
+    async with ScriptedUpstream() as upstream, transport() as out:
+        upstream.queue(Stream(frames=[b"data: 1\n\n"] * 2, gates={1: asyncio.Event()}), Silence())
+        reply = await out.open(call(upstream.url))
+        await reply.chunk()
+        reading = asyncio.ensure_future(chunks_until_fault(reply))
+        waiting = asyncio.ensure_future(failing(out, call(upstream.url)))
+        await upstream.arrived(2)
+        await out.close()
+        assert (await reading)[1].kind is FailureKind.RESET_MIDSTREAM
+        assert (await waiting).kind is FailureKind.RESET_BEFORE_OUTPUT
 
 
 async def test_what_arrived_before_a_fault_is_delivered_before_it() -> None:
