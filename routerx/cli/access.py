@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from routerx.cli.remote import RemoteAccess, socket_answers
+from routerx.cli.render import say
 from routerx.cli.settings import Settings
 from routerx.control.values import (
     CreatedTenant,
@@ -24,6 +25,7 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
+from routerx.errors import ConfigError
 from routerx.ledger.base import LogQuery
 
 ADMIN_SOCKET = "admin.sock"
@@ -63,7 +65,10 @@ def open_access(settings: Settings) -> Iterator[Access]:
 
 
 def open_remote(settings: Settings) -> RemoteAccess | None:
-    """The running RouterX, or None where none answers on this machine. With `--url` there is no looking further."""
+    """The running RouterX, or None where none answers on this machine. With `--url` there is no looking further.
+
+    Raises ConfigError where the configuration cannot say where to look and nobody answers in the likely place.
+    """
     if settings.url is not None:
         key = settings.admin_key
         if key is None:
@@ -71,14 +76,21 @@ def open_remote(settings: Settings) -> RemoteAccess | None:
 
             key = admin_key()
         return RemoteAccess.by_url(settings.url, key)
-    path = Path(data_dir(settings)) / ADMIN_SOCKET
-    return RemoteAccess.by_socket(path) if socket_answers(path) else None
-
-
-def data_dir(settings: Settings) -> str:
-    """`--data-dir`, else what the configuration says. Raises ConfigError."""
     if settings.data_dir is not None:
-        return settings.data_dir
-    from routerx.cli.files import load  # Loads pydantic: only where the configuration must be read.
+        return _by_socket(settings.data_dir)
+    from routerx.cli.files import load, probable_data_dir  # Loads pydantic: only where the configuration must be read.
 
-    return load(settings).server.data_dir
+    try:
+        return _by_socket(load(settings).server.data_dir)
+    except ConfigError:
+        folder = probable_data_dir(settings)
+        server = _by_socket(folder) if folder is not None else None
+        if server is None:
+            raise
+        say(f"note: the configuration on disk is refused (see routerx check); asking the server that runs in {folder}.")
+        return server
+
+
+def _by_socket(data_dir: str) -> RemoteAccess | None:
+    path = Path(data_dir) / ADMIN_SOCKET
+    return RemoteAccess.by_socket(path) if socket_answers(path) else None

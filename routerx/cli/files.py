@@ -3,9 +3,11 @@
 import os
 
 from routerx.cli.settings import Settings
+from routerx.config.document import read_document
 from routerx.config.load import Loader
+from routerx.config.problems import Problems
 from routerx.config.settings import Flags, config_path, read_environment
-from routerx.config.snapshot import Snapshot
+from routerx.config.snapshot import ServerConfig, Snapshot
 
 
 def loader_for(settings: Settings) -> Loader:
@@ -18,6 +20,18 @@ def loader_for(settings: Settings) -> Loader:
 def load(settings: Settings) -> Snapshot:
     """The configuration as it is now. Raises ConfigError."""
     return loader_for(settings).load(generation=1)
+
+
+def probable_data_dir(settings: Settings) -> str | None:
+    """Where the data directory of a configuration that is refused most likely is: a server may run there on the last
+    good one, and can then still be told what to do. None without a file."""
+    env = read_environment(os.environ)
+    path = config_path(settings.config, env)
+    if path is None:
+        return None
+    server = read_document(path, env, Problems()).data.get("server")
+    named = server.get("data_dir") if isinstance(server, dict) else None
+    return os.path.join(os.path.dirname(path), named if isinstance(named, str) else ServerConfig().data_dir)
 
 
 def admin_key() -> str | None:

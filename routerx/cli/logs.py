@@ -1,6 +1,7 @@
 """`routerx logs …`: what was asked, who answered, what it cost. Prompts and answers are in no log."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import click
@@ -50,7 +51,7 @@ def tail(ctx: click.Context, /, follow: bool, lines: int, **filters: str | None)
     for entry in entries:
         show(entry)
     if follow:
-        _follow(settings, query, entries[-1].id if entries else None, show)
+        _follow(settings, query, [entry.id for entry in entries], show)
 
 
 @command.command("show")
@@ -65,8 +66,9 @@ def show_log(ctx: click.Context, request_id: str) -> None:
     render.emit(settings, detail, _detail)
 
 
-def _follow(settings: Settings, query: LogQuery, last_id: str | None, show: Callable[[LogEntry], None]) -> None:
+def _follow(settings: Settings, query: LogQuery, before: list[str], show: Callable[[LogEntry], None]) -> None:
     """Show new requests for ever; a server that is away is waited for, and asked for what was missed."""
+    shown = deque(before, maxlen=BACKLOG_MAX)  # Requests end in another order than they began: ids alone do not tell.
     told = False
     while True:
         try:
@@ -74,11 +76,11 @@ def _follow(settings: Settings, query: LogQuery, last_id: str | None, show: Call
             if server is None:
                 raise Unreachable("No RouterX is running.")
             # With nothing shown yet there is nothing to catch up with.
-            catch_up = msgspec.structs.replace(query, after_id=last_id, limit=0 if last_id is None else BACKLOG_MAX)
-            for line in server.follow(catch_up):
+            missed = (shown[-1], BACKLOG_MAX) if shown else (None, 0)
+            for line in server.follow(msgspec.structs.replace(query, after_id=missed[0], limit=missed[1])):
                 told = False
-                if line.entry is not None:
-                    last_id = line.entry.id
+                if line.entry is not None and line.entry.id not in shown:
+                    shown.append(line.entry.id)
                     show(line.entry)
         except Unreachable as error:
             if not told:

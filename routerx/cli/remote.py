@@ -27,7 +27,7 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
-from routerx.errors import OperatorError, RouterXError
+from routerx.errors import NotFound, OperatorError, RouterXError
 from routerx.ledger.base import LogQuery
 
 PREFIX = "/admin/v1"
@@ -244,7 +244,9 @@ class RemoteAccess:
 
 
 def _segment(name: str) -> str:
-    """A name as one segment of a path; `.` and `..` would be taken out of a URL."""
+    """A name as one segment of a path; `.` and `..` would be taken out of a URL. Raises NotFound."""
+    if "/" in name:
+        raise NotFound(f"There is nothing named {name!r}.")
     return quote(name, safe="").replace(".", "%2E")
 
 

@@ -300,7 +300,7 @@ def test_json_is_all_there_is_on_stdout(server: Running, arguments: tuple[str, .
         (("models", "show", "gpt-5"), 1, "error: There is no model 'gpt-5'; did you mean 'gpt-4o'?"),
         (("logs", "show", "nothing"), 1, "error: There is no request 'nothing' in the log."),
         (("keys", "revoke", "key_none"), 1, "error: There is no key 'key_none'."),
-        (("tenants", "show", "../demo"), 1, "error: There is no tenant '../demo'"),
+        (("tenants", "show", "../demo"), 1, "error: There is nothing named '../demo'."),
         (("tenants", "show", ".."), 1, "error: There is no tenant '..'."),
         (("tenants", "create", "demo"), 1, "error: There already is a tenant 'demo'."),
         (("tenants", "adjust", "demo", "--", "-99"), 1, "error: This would take 'demo' below its floor."),

@@ -25,18 +25,22 @@ def test_new_requests_are_shown_until_ctrl_c(tmp_path: Path) -> None:
             assert process.stderr.read().strip() == ""
 
 
-def test_a_restarted_server_is_found_again_and_nothing_is_missed(tmp_path: Path) -> None:
+def test_a_restarted_server_is_found_again_and_nothing_is_missed_or_shown_twice(tmp_path: Path) -> None:
     with ExitStack() as stack:
         with running(tmp_path) as server:
             server.settle(record(1))
             process = stack.enter_context(routerx_process("--data-dir", str(tmp_path), *FOLLOW))
-            assert json.loads(process.stdout.readline())["id"] == "req_0001"
+            shown = [json.loads(process.stdout.readline())["id"]]
             server.wait_for_follower()
+            server.settle(record(3), record(2))  # The longer one began earlier.
+            shown += [json.loads(process.stdout.readline())["id"] for _ in range(2)]
         again = Control()
-        again.ledger.records += [record(1), record(2)]  # One settled while nobody listened.
+        again.ledger.records += [record(n) for n in range(1, 5)]  # The fourth settled while nobody listened.
         assert "Waiting for it" in process.stderr.readline()
         with running(tmp_path, again) as server:
-            assert json.loads(process.stdout.readline())["id"] == "req_0002"
+            shown.append(json.loads(process.stdout.readline())["id"])
             server.wait_for_follower()
-            server.settle(record(3))
-            assert json.loads(process.stdout.readline())["id"] == "req_0003"
+            server.settle(record(5))
+            shown.append(json.loads(process.stdout.readline())["id"])
+
+    assert shown == ["req_0001", "req_0003", "req_0002", "req_0004", "req_0005"]

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from routerx.cli import main
 from routerx.ledger.lock import DataDirLock
+from tests.cli.support import running
 
 CONFIG = """\
 version: 1
@@ -140,6 +141,17 @@ def test_other_commands_stop_at_a_bad_configuration(folder: Path) -> None:
     error = run("tenants", "list", exit_code=78).stderr
     assert error.splitlines()[0] == "error: the configuration is refused"
     assert "did you mean 'models'?" in error
+
+
+def test_a_running_server_is_reached_though_the_file_on_disk_is_broken(folder: Path) -> None:
+    (folder / "run").mkdir(mode=0o700)
+    (folder / "routerx.yaml").write_text("version: 1\nserver: {data_dir: run}\nmodles: {}\n")
+    with running(folder / "run"):
+        result = run("tenants", "suspend", "demo")
+        assert "note: the configuration on disk is refused" in result.stderr
+        assert "demo is suspended." in result.stderr
+
+    assert run("tenants", "suspend", "demo", exit_code=78).stderr.startswith("error: the configuration is refused")
 
 
 def test_a_missing_file_is_named() -> None:
