@@ -13,11 +13,13 @@ from routerx.domain.tenant import Principal, Tenant
 class Hold:
     """Money set aside for one request. Resolved exactly once: by settle, or by release (nothing owed)."""
 
-    __slots__ = ("amount_nano", "open", "tenant")
+    __slots__ = ("amount_nano", "floor_nano", "open", "tenant")
 
-    def __init__(self, tenant: str, amount_nano: int) -> None:
+    def __init__(self, tenant: str, amount_nano: int, floor_nano: int = 0) -> None:
         self.tenant = tenant
         self.amount_nano = amount_nano
+        self.floor_nano = floor_nano
+        """The floor it was granted against: what costs more than the hold is charged down to here, no further."""
         self.open = True
 
 
@@ -131,7 +133,19 @@ class Ledger(Protocol):
         """Resolve the hold, charge the tenant, write the rows: once per request id, whoever calls how often."""
         ...
 
+    def release(self, hold: Hold) -> None:
+        """Give a hold back without a row: nothing was sent, nothing is owed. Harmless on a resolved hold."""
+        ...
+
+    def held_nano(self) -> int:
+        """Sum of all open holds; 0 with nothing in flight (MONEY.md I3)."""
+        ...
+
     # --- control plane
+    def account_names(self) -> tuple[str, ...]:
+        """Every tenant that has an account, also one that has left the configuration."""
+        ...
+
     async def sync_tenants(self, tenants: Iterable[Tenant]) -> None:
         """Open accounts for new tenants, grant opening balances once, apply floors of changed plans."""
         ...

@@ -1,0 +1,164 @@
+"""One tenant's money in memory: balance, open holds and spend by period. Pure arithmetic: no clock, no file, no await.
+
+The balance here is never above what the file will hold once everything queued is written: debits count at once, credits
+when they are durable. So what is admitted here always fits there.
+"""
+
+from datetime import date
+
+from routerx.domain.tenant import Billing, Period, Plan, SpendLimit
+from routerx.errors import InsufficientBalance, SpendLimitReached
+from routerx.money import format_usd
+
+PREPAID_FLOOR_NANO = 0
+POSTPAID_FLOOR_NANO = -(2**53)
+DAY_NS = 86_400 * 10**9
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_DAYS_KEPT = 62
+"""Days of spend that stay in memory: any month and any week lie inside, also after a clock was set back a month."""
+
+
+def floor_of(plan: Plan) -> int:
+    """The balance a plan may not pass."""
+    return POSTPAID_FLOOR_NANO if plan.billing is Billing.POSTPAID else PREPAID_FLOOR_NANO
+
+
+def day_of(now_ns: int) -> int:
+    """Days since the epoch, UTC."""
+    return now_ns // DAY_NS
+
+
+def first_day(period: Period, day: int) -> int:
+    """First day of the calendar period that `day` lies in; weeks start on Monday."""
+    match period:
+        case Period.DAY:
+            return day
+        case Period.WEEK:
+            return day - (day + 3) % 7  # Day 0 was a Thursday.
+        case Period.MONTH:
+            return date.fromordinal(day + _EPOCH_ORDINAL).replace(day=1).toordinal() - _EPOCH_ORDINAL
+        case Period.TOTAL:
+            return 0
+
+
+class Spending:
+    """What was charged and how many requests there were, by UTC day."""
+
+    __slots__ = ("_charged", "_day", "_month", "_requests", "_week", "total_nano")
+
+    def __init__(self) -> None:
+        self.total_nano = 0
+        self._charged: dict[int, int] = {}
+        self._requests: dict[int, int] = {}
+        self._day = -1  # The day that the two sums below are for.
+        self._week = 0
+        self._month = 0
+
+    def load(self, day: int, requests: int, charged_nano: int) -> None:
+        """Add a day's figures as the file has them, without the total."""
+        self._charged[day] = charged_nano
+        self._requests[day] = requests
+        self._day = -1
+
+    def add(self, day: int, requests: int, charged_nano: int) -> None:
+        """Count a settled request; negative numbers take one back."""
+        self._turn(day)
+        self._requests[day] = self._requests.get(day, 0) + requests
+        if charged_nano:
+            self._charged[day] = self._charged.get(day, 0) + charged_nano
+            self._week += charged_nano
+            self._month += charged_nano
+            self.total_nano += charged_nano
+
+    def spent(self, period: Period, day: int) -> int:
+        """nano-USD charged in the period that `day` lies in."""
+        self._turn(day)
+        match period:
+            case Period.DAY:
+                return self._charged.get(day, 0)
+            case Period.WEEK:
+                return self._week
+            case Period.MONTH:
+                return self._month
+            case Period.TOTAL:
+                return self.total_nano
+
+    def requests(self, day: int) -> int:
+        return self._requests.get(day, 0)
+
+    def _turn(self, day: int) -> None:
+        """Another day than last time, in either direction: sum up again."""
+        if day == self._day:
+            return
+        self._day = day
+        if len(self._requests) > 2 * _DAYS_KEPT:
+            self._charged = {key: value for key, value in self._charged.items() if abs(key - day) <= _DAYS_KEPT}
+            self._requests = {key: value for key, value in self._requests.items() if abs(key - day) <= _DAYS_KEPT}
+        week, month = first_day(Period.WEEK, day), first_day(Period.MONTH, day)
+        next_month = first_day(Period.MONTH, month + 31)
+        self._week = sum(value for key, value in self._charged.items() if week <= key < week + 7)
+        self._month = sum(value for key, value in self._charged.items() if month <= key < next_month)
+
+
+class Funds:
+    """Balance and holds of one tenant."""
+
+    __slots__ = ("balance_nano", "file_floor_nano", "floor_nano", "held_nano", "spending", "tenant")
+
+    def __init__(self, tenant: str, balance_nano: int, floor_nano: int) -> None:
+        self.tenant = tenant
+        self.balance_nano = balance_nano
+        self.held_nano = 0
+        self.floor_nano = floor_nano
+        """Of the tenant's plan: what new holds go by."""
+        self.file_floor_nano = floor_nano
+        """In the file: what no charge can pass. Below the plan's while a debt from another plan is paid back."""
+        self.spending = Spending()
+
+    def admit(self, amount_nano: int, floor_nano: int, limit: SpendLimit | None, day: int) -> None:
+        """Set `amount_nano` aside. Raises InsufficientBalance or SpendLimitReached and then changes nothing."""
+        assert amount_nano > 0
+        free = self.balance_nano - self.held_nano - floor_nano
+        if amount_nano > free:
+            needed, available = format_usd(amount_nano), format_usd(max(free, 0))
+            raise InsufficientBalance(
+                f"This request may cost up to ${needed}, but only ${available} is available "
+                "(balance less what running requests hold). Top up, or ask for fewer output tokens.",
+                details={"needed": needed, "available": available},
+            )
+        if limit is not None:
+            spent = self.spending.spent(limit.period, day) + self.held_nano
+            if spent + amount_nano > limit.amount_nano:
+                per = "in total" if limit.period is Period.TOTAL else f"per {limit.period.value}"
+                raise SpendLimitReached(
+                    f"The spend limit of ${format_usd(limit.amount_nano)} {per} would be passed: ${format_usd(spent)} "
+                    f"is spent or held and this request may cost up to ${format_usd(amount_nano)}.",
+                    details={
+                        "limit": format_usd(limit.amount_nano),
+                        "period": limit.period.value,
+                        "spent": format_usd(spent),
+                        "needed": format_usd(amount_nano),
+                    },
+                )
+        self.held_nano += amount_nano
+
+    def release(self, amount_nano: int) -> None:
+        """A hold is resolved."""
+        assert 0 <= amount_nano <= self.held_nano
+        self.held_nano -= amount_nano
+
+    def charge(self, cost_nano: int, hold_nano: int, floor_nano: int) -> tuple[int, int]:
+        """Take what a finished request owes, its hold already released: (charged, written off).
+
+        At least the hold, at most what is free above the floor besides other holds, and never past the file's floor;
+        the rest is the house's loss (MONEY.md section 3).
+        """
+        assert cost_nano > 0
+        room = max(hold_nano, self.balance_nano - self.held_nano - floor_nano)
+        charged = max(0, min(cost_nano, room, self.balance_nano - self.file_floor_nano))
+        self.balance_nano -= charged
+        return charged, cost_nano - charged
+
+    def room_nano(self) -> int:
+        """What may be taken out by hand: the balance above the plan's floor that no request holds."""
+        return self.balance_nano - self.held_nano - self.floor_nano

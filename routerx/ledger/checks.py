@@ -1,0 +1,252 @@
+"""What must be true of each row, and of a row and its neighbours. Pure: values in, complaints out.
+
+The names I1, I2 … are those of docs/money.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from routerx.domain.pricing import PriceSnapshot, cost_nano
+from routerx.domain.usage import Usage
+from routerx.ledger.batch import GENESIS, link
+from routerx.ledger.budget import day_of
+from routerx.ledger.schema import HOUSE_CASH, HOUSE_REVENUE, HOUSE_WRITEOFF
+
+_usage = msgspec.json.Decoder(Usage).decode
+_price = msgspec.json.Decoder(PriceSnapshot).decode
+
+
+class Progress:
+    """How far a check has come and what it adds up on the way; a later check goes on from here."""
+
+    def __init__(self) -> None:
+        self.transfer = 0
+        self.transfer_hash = GENESIS
+        self.ts_ns = 0
+        self.request = 0
+        self.audit = 0
+        self.audit_hash = GENESIS
+        self.audit_ts_ns = 0
+        self.sums: dict[int, int] = {}
+        """Account id → credits − debits."""
+        self.latest: dict[int, int] = {}
+        """Account id → the tenant's latest transfer."""
+        self.days: dict[tuple[int, int], list[int]] = {}
+        """(account id, UTC day) → [requests, nano-USD charged]."""
+        self.opened: dict[str, str] = {}
+        """Account id, as text → tenant name, from the audit chain."""
+
+
+class TransferCheck(msgspec.Struct, frozen=True):
+    """A row of transfers, and of requests where it names one."""
+
+    id: int
+    ts_ns: int
+    kind: str
+    debit: int
+    credit: int
+    amount: int
+    tenant: int
+    balance: int
+    previous: int | None
+    request_id: str | None
+    ext_ref: str | None
+    reverses: int | None
+    actor: str | None
+    note: str | None
+    prev_hash: bytes
+    hash: bytes
+    request: int | None
+    """The number it names; request_id is None where that row is not there."""
+    request_tenant: int | None
+    request_billing: str | None
+    charged: int | None
+    written_off: int | None
+
+
+TRANSFERS = """
+SELECT t.id, t.ts_ns, t.kind, t.debit, t.credit, t.amount, t.tenant, t.balance, t.previous, r.id, t.ext_ref, t.reverses,
+       t.actor, t.note, t.prev_hash, t.hash, t.request, r.tenant, r.billing, r.charged, r.written_off
+FROM transfers AS t LEFT JOIN requests AS r ON r.n = t.request
+WHERE t.id > ? ORDER BY t.id LIMIT ?"""
+
+
+def transfer(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
+    """(invariant, complaint) pairs; adds the row to `at`."""
+    t = TransferCheck(*row)
+    if t.id != at.transfer + 1:
+        yield "I11", f"transfer {at.transfer + 1} is missing or transfer {t.id} is there twice"
+    if t.prev_hash != at.transfer_hash or link(t.prev_hash, row[:14]) != t.hash:
+        yield "I11", f"the hash chain is broken at transfer {t.id}"
+    if t.ts_ns < at.ts_ns:
+        yield "I12", f"transfer {t.id} is older than the one before it"
+    if t.previous != at.latest.get(t.tenant):
+        yield "I11", f"transfer {t.id} does not follow the tenant's one before it"
+    at.transfer, at.transfer_hash, at.ts_ns = t.id, t.hash, t.ts_ns
+    at.latest[t.tenant] = t.id
+    if type(t.amount) is not int or type(t.balance) is not int or t.amount <= 0:
+        yield "I15", f"transfer {t.id} moves {t.amount!r}, which is no positive whole number"
+        return
+    at.sums[t.debit] = at.sums.get(t.debit, 0) - t.amount
+    at.sums[t.credit] = at.sums.get(t.credit, 0) + t.amount
+    expected = at.sums.get(t.tenant, 0)
+    if t.balance != expected:
+        yield "I1", f"transfer {t.id} says balance {t.balance}, its tenant's transfers add up to {expected}"
+    if (t.debit, t.credit) not in _parties(t):
+        yield "I17", f"transfer {t.id} ({t.kind}) moves money between the wrong accounts {t.debit} and {t.credit}"
+    if t.kind in ("opening", "topup") and not t.ext_ref:
+        yield "I19", f"transfer {t.id} ({t.kind}) has no reference"
+    if t.kind in ("charge", "writeoff"):
+        yield from _for_request(t)
+
+
+def _parties(t: TransferCheck) -> tuple[tuple[int, int], ...]:
+    match t.kind:
+        case "opening" | "topup":
+            return ((HOUSE_CASH, t.tenant),)
+        case "charge":
+            return ((t.tenant, HOUSE_REVENUE),)
+        case "writeoff":
+            return ((HOUSE_WRITEOFF, HOUSE_REVENUE),)
+        case "adjustment":
+            return (HOUSE_CASH, t.tenant), (t.tenant, HOUSE_CASH)
+        case "refund":
+            return ((HOUSE_REVENUE, t.tenant),)
+    return ()
+
+
+def _for_request(t: TransferCheck) -> Iterator[tuple[str, str]]:
+    """I5, I6, I17 from the transfer's side."""
+    if t.request_id is None:
+        yield "I6", f"transfer {t.id} ({t.kind}) is for request row {t.request}, which is not there"
+        return
+    if t.request_billing != "paid":
+        yield "I6", f"transfer {t.id} ({t.kind}) is for request {t.request_id!r}, billed {t.request_billing!r}"
+    if t.request_tenant != t.tenant:
+        yield "I17", f"transfer {t.id} ({t.kind}) charges another tenant than that of request {t.request_id!r}"
+    if t.amount != (t.charged if t.kind == "charge" else t.written_off):
+        yield "I5", f"transfer {t.id} ({t.kind}) moves another amount than request {t.request_id!r} says"
+
+
+class RequestCheck(msgspec.Struct, frozen=True):
+    """A row of requests beside its transfers, its key and the sums of its attempts."""
+
+    n: int
+    id: str
+    tenant: int
+    key_id: str
+    outcome: str
+    billing: str
+    usage: str | None
+    usage_source: str
+    price: str | None
+    cost: int
+    charged: int
+    written_off: int
+    held: int
+    attempts: int
+    flags: str
+    settled_ns: int
+    charge_amount: int | None
+    charge_tenant: int | None
+    writeoff_amount: int | None
+    key_tenant: int | None
+    attempt_rows: int | None
+    attempts_won: int | None
+    attempt_last: int | None
+
+
+REQUESTS = """
+SELECT r.n, r.id, r.tenant, r.key_id, r.outcome, r.billing, r.usage, r.usage_source, r.price, r.cost, r.charged,
+       r.written_off, r.held, r.attempts, r.flags, r.settled_ns,
+       c.amount, c.tenant, w.amount, k.tenant, a.rows_, a.won, a.last
+FROM requests AS r
+LEFT JOIN transfers AS c ON c.request = r.n AND c.kind = 'charge'
+LEFT JOIN transfers AS w ON w.request = r.n AND w.kind = 'writeoff'
+LEFT JOIN keys AS k ON k.id = r.key_id
+LEFT JOIN (SELECT request, count(*) AS rows_, sum(won) AS won, max(n) AS last FROM attempts
+           WHERE request > ?1 AND request <= ?2 GROUP BY request) AS a ON a.request = r.n
+WHERE r.n > ?1 AND r.n <= ?2 ORDER BY r.n"""
+
+
+def request(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
+    """(invariant, complaint) pairs; adds the row to `at`."""
+    r = RequestCheck(*row)
+    if r.n == at.request:
+        yield "I5", f"request {r.id!r} has more than one charge or write-off"
+        return
+    if r.n != at.request + 1:
+        yield "I11", f"request rows {at.request + 1} to {r.n - 1} are missing"
+    at.request = r.n
+    figures = at.days.setdefault((r.tenant, day_of(r.settled_ns)), [0, 0])
+    figures[0] += 1
+    figures[1] += r.charged
+    if not all(type(value) is int for value in (r.cost, r.charged, r.written_off, r.held)):
+        yield "I15", f"request {r.id!r} holds money that is no whole number"
+        return
+    if not r.outcome:
+        yield "I7", f"request {r.id!r} has no outcome"
+    yield from _charge(r)
+    if r.key_tenant is not None and r.key_tenant != r.tenant:
+        yield "I17", f"request {r.id!r} was made with key {r.key_id!r} of another tenant"
+    yield from _attempts(r)
+
+
+def _charge(r: RequestCheck) -> Iterator[tuple[str, str]]:
+    """I5, I6, I8, I9 from the request's side."""
+    if r.billing != "paid":
+        if r.charged or r.written_off or r.charge_amount is not None or r.writeoff_amount is not None:
+            yield "I6", f"request {r.id!r} is charged although it is billed {r.billing!r}"
+        return
+    if (r.charge_amount if r.charge_amount is not None else 0) != r.charged:
+        yield "I5", f"request {r.id!r} was charged {r.charged}, its transfer says {r.charge_amount}"
+    if r.charge_tenant is not None and r.charge_tenant != r.tenant:
+        yield "I17", f"request {r.id!r} was charged to another tenant"
+    if (r.writeoff_amount if r.writeoff_amount is not None else 0) != r.written_off:
+        yield "I8", f"request {r.id!r}: {r.written_off} was written off, its transfer says {r.writeoff_amount}"
+    if r.charged + r.written_off != r.cost:
+        yield "I5", f"request {r.id!r} cost {r.cost}, but charge and write-off are {r.charged + r.written_off}"
+    if r.written_off and "overrun" not in r.flags.split(","):
+        yield "I8", f"request {r.id!r} has a write-off without the flag 'overrun'"
+    expected = _recomputed(r)
+    capped = r.usage_source == "estimated" and r.cost == min(expected, r.held)
+    if r.cost != expected and not capped:
+        yield "I9", f"request {r.id!r} cost {r.cost}, its usage at its price makes {expected}"
+
+
+def _recomputed(r: RequestCheck) -> int:
+    """Cost in nano-USD from what the row says was used and agreed; -1 where that cannot be read."""
+    if r.usage is None or r.price is None:
+        return 0
+    try:
+        return cost_nano(_usage(r.usage), _price(r.price))
+    except msgspec.DecodeError:
+        return -1
+
+
+def _attempts(r: RequestCheck) -> Iterator[tuple[str, str]]:
+    rows = r.attempt_rows if r.attempt_rows is not None else 0
+    if rows != r.attempts or (r.attempt_last is not None and r.attempt_last != rows):
+        yield "I13", f"request {r.id!r} made {r.attempts} attempts, {rows} of them have rows"
+    won = r.attempts_won if r.attempts_won is not None else 0
+    if won > 1 or (won == 0 and rows > 0 and r.outcome == "ok"):
+        yield "I13", f"request {r.id!r} ({r.outcome}) was answered by {won} attempts"
+
+
+AUDIT = "SELECT id, ts_ns, actor, action, subject, detail, prev_hash, hash FROM audit WHERE id > ? ORDER BY id LIMIT ?"
+
+
+def audit(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
+    """(invariant, complaint) pairs; adds the row to `at`."""
+    number, ts_ns, _, action, subject, detail, prev_hash, digest = row
+    if number != at.audit + 1:
+        yield "I11", f"audit row {at.audit + 1} is missing or {number} is there twice"
+    if prev_hash != at.audit_hash or link(prev_hash, row[:6]) != digest:
+        yield "I11", f"the audit trail's hash chain is broken at row {number}"
+    if ts_ns < at.audit_ts_ns:
+        yield "I12", f"audit row {number} is older than the one before it"
+    at.audit, at.audit_hash, at.audit_ts_ns = number, digest, ts_ns
+    if action == "account.open":
+        at.opened[detail] = subject

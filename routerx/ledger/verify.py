@@ -1,0 +1,262 @@
+"""Proves the books from the file alone, read-only: whole (`verify_file`), or on from where the last check ended.
+
+Append-only rows are read in pages; one short transaction at the end adds the latest rows and compares the balances, so
+that a running server is not held up. Whatever is found is a Violation, with the tenant it touches where there is one.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from routerx.errors import LedgerUnusable
+from routerx.ledger import checks
+from routerx.ledger.base import VerifyReport
+from routerx.ledger.budget import DAY_NS
+from routerx.ledger.checks import Progress
+from routerx.ledger.database import connect_read_only, recognise
+from routerx.ledger.schema import TABLES
+
+PAGE_ROWS = 500
+VIOLATIONS_MAX = 1_000
+
+Check = Callable[[Sequence[Any], Progress], Iterator[tuple[str, str]]]
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """One broken invariant; `tenant` None: it concerns the whole ledger."""
+
+    invariant: str
+    message: str
+    tenant: str | None
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.message}" + (f" (tenant {self.tenant!r})" if self.tenant is not None else "")
+
+
+class Watermark(msgspec.Struct, frozen=True):
+    """Where a verification ended, small enough for the file's own `meta`."""
+
+    transfer: int = 0
+    transfer_hash: str = ""
+    ts_ns: int = 0
+    request: int = 0
+    audit: int = 0
+    audit_hash: str = ""
+    audit_ts_ns: int = 0
+
+
+def verify_file(path: str) -> VerifyReport:
+    """Check every invariant on every row. Raises LedgerUnusable when there is no ledger of this version at `path`."""
+    return check_file(path)[0]
+
+
+def check_file(path: str) -> tuple[VerifyReport, tuple[Violation, ...]]:
+    """As verify_file, with the violations also as values."""
+    started_s = time.perf_counter()
+    connection = connect_read_only(path)
+    try:
+        checker = Checker(connection, Progress())
+        try:
+            if recognise(connection, path) == 0:
+                raise LedgerUnusable(f"there is no ledger in {path!r} yet")
+            checker.run()
+            checker.structure()
+        except sqlite3.DatabaseError as error:
+            checker.add("I18", f"the file cannot be read: {error}", None)
+        report = VerifyReport(
+            violations=tuple(str(violation) for violation in checker.violations),
+            checked_transfers=checker.checked_transfers,
+            checked_requests=checker.checked_requests,
+            tenants=sum(kind == "tenant" for kind, _ in checker.accounts.values()),
+            duration_ms=round((time.perf_counter() - started_s) * 1000),
+        )
+        return report, tuple(checker.violations)
+    finally:
+        connection.close()
+
+
+class Checker:
+    """One pass over one connection. `progress` says where to begin and is carried forward."""
+
+    def __init__(self, connection: sqlite3.Connection, progress: Progress) -> None:
+        self._connection = connection
+        self._progress = progress
+        self.violations: list[Violation] = []
+        self.accounts: dict[int, tuple[str, str]] = {}
+        """Account id → (kind, name)."""
+        self.checked_transfers = 0
+        self.checked_requests = 0
+
+    def add(self, invariant: str, message: str, tenant: str | None) -> None:
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(Violation(invariant, message, tenant))
+
+    def run(self) -> None:
+        """All rows after the progress, in pages; then the rest and the balances in one snapshot."""
+        self._load_accounts()
+        while self._page():
+            pass
+        self._connection.execute("BEGIN")
+        try:
+            self._load_accounts()
+            while self._page():
+                pass
+            self._balances()
+            self._days()
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def structure(self) -> None:
+        """What only the whole file can tell: pages, references, doubles, tables (I5, I13, I15, I18, I19)."""
+        fetch = self._connection.execute
+        for (line,) in fetch("PRAGMA integrity_check(20)"):
+            if line != "ok":
+                self.add("I18", str(line), None)
+        for table, row, parent, _ in fetch("PRAGMA foreign_key_check"):
+            self.add("I18", f"{table} row {row} refers to a row of {parent} that is not there", None)
+        strict = {name: strict for _, name, _, _, _, strict in fetch("PRAGMA table_list")}
+        for table in TABLES:
+            if strict.get(table) != 1:
+                self.add("I15", f"table {table!r} is missing or does not enforce its types", None)
+        for request, kind, count in fetch(
+            "SELECT request, kind, count(*) FROM transfers WHERE request IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1"
+        ):
+            self.add("I5", f"request row {request} has {count} transfers of kind {kind!r}", None)
+        for reference, count in fetch(
+            "SELECT ext_ref, count(*) FROM transfers WHERE ext_ref IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
+        ):
+            self.add("I19", f"the reference {reference!r} was credited {count} times", None)
+        for (request,) in fetch(
+            "SELECT DISTINCT request FROM attempts WHERE NOT EXISTS (SELECT 1 FROM requests WHERE n = attempts.request)"
+        ):
+            self.add("I13", f"attempts of request row {request}, which is not there", None)
+        self._refunds()
+
+    def _refunds(self) -> None:
+        for refund, charge, wrong in self._connection.execute(
+            "SELECT max(r.id), c.id, max(c.kind <> 'charge' OR r.tenant <> c.tenant) FROM transfers AS r "
+            "JOIN transfers AS c ON c.id = r.reverses WHERE r.reverses IS NOT NULL GROUP BY c.id "
+            "HAVING sum(r.amount) > c.amount OR max(c.kind <> 'charge' OR r.tenant <> c.tenant)"
+        ):
+            why = "of another tenant or no charge" if wrong else "which is less"
+            self.add("I10", f"transfer {refund} refunds transfer {charge}, {why}", None)
+
+    def _load_accounts(self) -> None:
+        rows = self._connection.execute("SELECT id, kind, name FROM accounts")
+        self.accounts = {account: (kind, name) for account, kind, name in rows}
+
+    def _page(self) -> bool:
+        """The next page of each table; False when there was nothing left."""
+        at = self._progress
+        transfers = self._connection.execute(checks.TRANSFERS, (at.transfer, PAGE_ROWS)).fetchall()
+        self._rows(checks.transfer, transfers, 6)
+        self.checked_transfers += len(transfers)
+        (last,) = self._connection.execute("SELECT coalesce(max(n), 0) FROM requests").fetchone()
+        upto = min(last, at.request + PAGE_ROWS)
+        requests = self._connection.execute(checks.REQUESTS, (at.request, upto)).fetchall()
+        self._rows(checks.request, requests, 2)
+        self.checked_requests += len(requests)
+        if upto > at.request and not requests:
+            self.add("I11", f"request rows {at.request + 1} to {upto} are missing", None)
+            at.request = upto
+        audit = self._connection.execute(checks.AUDIT, (at.audit, PAGE_ROWS)).fetchall()
+        self._rows(checks.audit, audit, None)
+        return bool(transfers or audit) or at.request < last
+
+    def _rows(self, check: Check, rows: Sequence[Sequence[Any]], tenant_column: int | None) -> None:
+        for row in rows:
+            for invariant, message in check(row, self._progress):
+                tenant = self._tenant(row[tenant_column]) if tenant_column is not None else None
+                self.add(invariant, message, tenant)
+
+    def _tenant(self, account: int) -> str | None:
+        kind, name = self.accounts.get(account, ("", ""))
+        return name if kind == "tenant" else None
+
+    def _balances(self) -> None:
+        """I1, I2, I4, and that each account is the one that was opened."""
+        total = 0
+        sums = self._progress.sums
+        rows = self._connection.execute("SELECT id, kind, name, balance, floor, last_transfer FROM accounts").fetchall()
+        for account, kind, name, balance, floor, latest in rows:
+            tenant = self._tenant(account)
+            title = name if kind == "tenant" else kind
+            if type(balance) is not int:
+                self.add("I15", f"the balance of {title!r} is {balance!r}, which is no whole number", tenant)
+                continue
+            total += balance
+            if balance != sums.get(account, 0):
+                message = f"the balance of {title!r} is {balance}, its transfers add up to {sums.get(account, 0)}"
+                self.add("I1", message, tenant)
+            if kind == "tenant" and latest != self._progress.latest.get(account):
+                self.add("I11", f"the latest transfer of {title!r} is not {latest}", tenant)
+            if kind == "tenant" and balance < floor:
+                self.add("I4", f"the balance of {title!r} is {balance}, below its floor of {floor}", tenant)
+            if kind == "tenant" and self._progress.opened.get(str(account)) != name:
+                self.add("I11", f"account {account} is named {name!r}, but was opened under another name", tenant)
+        for account in sums.keys() - self.accounts.keys():
+            self.add("I1", f"account {account} has transfers, but is not there", None)
+        if total != 0:
+            self.add("I2", f"all balances together are {total}, not 0", None)
+
+    def _days(self) -> None:
+        """I16: the daily figures that spend limits go by."""
+        rows = self._connection.execute("SELECT tenant, day, requests, charged FROM days")
+        found = {(tenant, day): [requests, charged] for tenant, day, requests, charged in rows}
+        for key in sorted(found.keys() | self._progress.days.keys()):
+            if found.get(key) != self._progress.days.get(key):
+                message = f"the figures of account {key[0]} for day {key[1]} are not the sums of its requests"
+                self.add("I16", message, self._tenant(key[0]))
+
+
+def watermark_of(progress: Progress) -> Watermark:
+    """For storing."""
+    return Watermark(
+        transfer=progress.transfer,
+        transfer_hash=progress.transfer_hash.hex(),
+        ts_ns=progress.ts_ns,
+        request=progress.request,
+        audit=progress.audit,
+        audit_hash=progress.audit_hash.hex(),
+        audit_ts_ns=progress.audit_ts_ns,
+    )
+
+
+def resume(connection: sqlite3.Connection, stored: str | None) -> Progress:
+    """Progress as of a stored watermark; from the beginning where there is none or the file does not match it.
+
+    Rows up to the watermark were proven row by row in an earlier run; here SQLite adds them up again.
+    """
+    progress = Progress()
+    try:
+        mark = Watermark() if stored is None else msgspec.json.decode(stored, type=Watermark)
+    except msgspec.DecodeError:
+        return progress
+    row = connection.execute("SELECT hash FROM transfers WHERE id = ?", (mark.transfer,)).fetchone()
+    if row is None or row[0].hex() != mark.transfer_hash:
+        return progress
+    progress.transfer, progress.transfer_hash, progress.ts_ns = mark.transfer, row[0], mark.ts_ns
+    progress.request = mark.request
+    progress.audit, progress.audit_hash = mark.audit, bytes.fromhex(mark.audit_hash)
+    progress.audit_ts_ns = mark.audit_ts_ns
+    for column, sign in (("debit", -1), ("credit", 1)):
+        sql = f"SELECT {column}, sum(amount) FROM transfers WHERE id <= ? GROUP BY 1"  # noqa: S608 Two fixed names.
+        for account, amount in connection.execute(sql, (mark.transfer,)):
+            progress.sums[account] = progress.sums.get(account, 0) + sign * amount
+    latest = connection.execute("SELECT tenant, max(id) FROM transfers WHERE id <= ? GROUP BY 1", (mark.transfer,))
+    progress.latest = dict(latest.fetchall())
+    progress.days = {
+        (tenant, day): [requests, charged]
+        for tenant, day, requests, charged in connection.execute(
+            "SELECT tenant, settled_ns / ?, count(*), sum(charged) FROM requests WHERE n <= ? GROUP BY 1, 2",
+            (DAY_NS, mark.request),
+        )
+    }
+    opened = connection.execute(
+        "SELECT detail, subject FROM audit WHERE action = 'account.open' AND id <= ?", (mark.audit,)
+    )
+    progress.opened = dict(opened.fetchall())
+    return progress
