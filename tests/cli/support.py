@@ -393,6 +393,8 @@ def running(data_dir: Path, control: Control | None = None) -> Iterator[Running]
         ready.append((asyncio.get_running_loop(), f"http://{host}:{port}"))
         up.set()
         await stop.wait()
+        for _ in range(10):  # A connection that was made just before is still on its way through the loop.
+            await asyncio.sleep(0)
         control.operations.stop_following()
         await runner.cleanup()
 
