@@ -244,10 +244,10 @@ class RemoteAccess:
 
 
 def _segment(name: str) -> str:
-    """A name as one segment of a path; `.` and `..` would be taken out of a URL. Raises NotFound."""
+    """A name as one segment of a path. Raises NotFound for what cannot be one."""
     if "/" in name:
         raise NotFound(f"There is nothing named {name!r}.")
-    return quote(name, safe="").replace(".", "%2E")
+    return quote(name, safe="")
 
 
 def _query(**values: str | None) -> str:

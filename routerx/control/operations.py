@@ -50,7 +50,6 @@ class Operations:
         self._holder = holder
         self._configuration = configuration
         self._clock = clock
-        self._creating = asyncio.Lock()
         self._stopped = asyncio.Event()
 
     @property
@@ -91,16 +90,15 @@ class Operations:
         """
         topup_nano = _positive_amount(new.topup, "topup") if new.topup is not None else None
         label = _short_text(new.label, "label")
-        async with self._creating:
-            snapshot = self._snapshot
-            if new.name in snapshot.tenants:
-                raise Conflict(f"There already is a tenant {new.name!r}.", param="name")
-            if new.plan is not None:
-                require(new.plan, snapshot.plans, "plan")
-            if new.policy is not None:
-                require(new.policy, snapshot.policies, "policy")
-            path = await self._configuration.write_tenant(new)
-            await self._make_live(new.name, path)
+        snapshot = self._snapshot
+        if new.name in snapshot.tenants:
+            raise Conflict(f"There already is a tenant {new.name!r}.", param="name")
+        if new.plan is not None:
+            require(new.plan, snapshot.plans, "plan")
+        if new.policy is not None:
+            require(new.policy, snapshot.policies, "policy")
+        path = await self._configuration.write_tenant(new)
+        await self._make_live(new.name, path)
         await self._ledger.sync_tenants([self._tenant(new.name)])
         if topup_nano is not None:
             await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=None, note="opening top-up")

@@ -264,8 +264,10 @@ async def test_a_follower_misses_nothing_and_sees_nothing_twice(control: Control
         control.ledger.seen(record(4), record(5, tenant="lab"))  # While the log has not been read yet.
         control.ledger.seen(record(6))
         seen = [(await anext(lines)).entry.id for _ in range(3)]
+        control.ledger.seen(record(7))
+        seen.append((await anext(lines)).entry.id)
 
-    assert seen == ["req_0003", "req_0004", "req_0006"]
+    assert seen == ["req_0003", "req_0004", "req_0006", "req_0007"]
     assert control.ledger.followers == []
 
 
