@@ -158,6 +158,7 @@ class EdgeProtocol(RequestHandler):
         "_in_flight",
         "_last",
         "_line_seen",
+        "_measure_until",
         "_sent",
         "_served",
         "_stalled_since_s",
@@ -189,6 +190,8 @@ class EdgeProtocol(RequestHandler):
         self._head_bytes = 0
         self._head_since_s: float | None = None
         self._line_seen = False
+        self._measure_until = 0
+        """Requests up to this one came in reads that do not show that their headers are within the limit."""
         self._served = 0
         self._in_flight = False
         self._last = False
@@ -216,18 +219,22 @@ class EdgeProtocol(RequestHandler):
         parsed = self._request_count
         if self._in_flight or self._last or self._served != parsed:
             super().data_received(data)
-            if self._body is not None and self._request_count != parsed:
+            if self._request_count != parsed:
+                self._measure_until = self._request_count
                 self._check_framing()
             return
         super().data_received(data)
+        header_bytes_max = self._edge.limits.header_bytes_max
         if self._request_count != parsed:
+            if self._head_bytes + len(data) > header_bytes_max:
+                self._measure_until = self._request_count
             self._head_bytes = 0
             self._head_since_s = None
             self._line_seen = False
         elif self._head_bytes or data.strip(b"\r\n"):  # Blank lines before a request are allowed (RFC 9112, 2.2).
             self._head_bytes += len(data)
             self._line_seen = self._line_seen or b"\n" in data
-            if self._head_bytes > self._edge.limits.header_bytes_max:
+            if self._head_bytes > header_bytes_max:
                 self._refuse(self._headers_too_large(), Closed.HEADERS_TOO_LARGE)
 
     # --- requests ------------------------------------------------------------------------------------------------
@@ -257,10 +264,7 @@ class EdgeProtocol(RequestHandler):
             self._body_bytes = 0
 
     def _unacceptable(self, request: web.BaseRequest) -> RouterXError | None:
-        header_bytes = len(request.raw_path)
-        for name, value in request.raw_headers:
-            header_bytes += len(name) + len(value)
-        if header_bytes > self._edge.limits.header_bytes_max:
+        if self._served <= self._measure_until and _header_bytes(request) > self._edge.limits.header_bytes_max:
             self._edge.on_closed(Closed.HEADERS_TOO_LARGE)
             return self._headers_too_large()
         error = _violation(request)
@@ -407,7 +411,6 @@ class EdgeProtocol(RequestHandler):
     def end(self, reason: Closed) -> None:
         """Close now: an idle connection after its last bytes, a busy one by aborting it, which cancels its handler."""
         self._edge.on_closed(reason)
-        self._last = True
         if self._in_flight or self._served != self._request_count:
             self.wire.abort()
         else:
@@ -447,6 +450,10 @@ def _make_request(
     task: "asyncio.Task[None]",
 ) -> EdgeRequest:
     return EdgeRequest(message, payload, protocol, writer, task, task.get_loop())
+
+
+def _header_bytes(request: web.BaseRequest) -> int:
+    return len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers)
 
 
 def _violation(request: web.BaseRequest) -> RouterXError | None:

@@ -23,6 +23,8 @@ class Wire:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.version = ""
+        """Of the last response."""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -33,6 +35,7 @@ class Wire:
         head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)).decode()
         lines = head.split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:-2])}
+        self.version = lines[0].partition(" ")[0]
         body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         return int(lines[0].split(" ")[1]), headers, body
 

@@ -46,7 +46,7 @@ async def test_a_body_up_to_the_limit_is_read_whole(framing: str, size: int, apa
 
 @pytest.mark.parametrize("size", [BODY_MAX + 1, 10**15])
 async def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(size: int):
-    async with serving() as edge:
+    async with serving(EdgeLimits(lingering_s=0.05)) as edge:
         wire = await edge.connect()
         await wire.send(declared(size))
         status, headers, _ = await wire.response()
