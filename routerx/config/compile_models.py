@@ -9,7 +9,7 @@ from routerx.config.compile_providers import Sources
 from routerx.config.prices import price_card
 from routerx.config.problems import Path
 from routerx.config.schema import WEIGHT_MAX, EndpointEntry, ModelEntry
-from routerx.domain.model import Endpoint, Kind, Model
+from routerx.domain.model import Capability, Endpoint, Kind, Model
 from routerx.domain.pricing import PriceCard
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
@@ -108,10 +108,8 @@ class _Models:
             upstream_model=offer.model,
             price=self._overridden(key, known.name, price),
             capabilities=known.capabilities,
-            context_tokens=offer.context_tokens if offer.context_tokens is not None else known.context_tokens,
-            output_tokens_max=offer.output_tokens_max
-            if offer.output_tokens_max is not None
-            else known.output_tokens_max,
+            context_tokens=_first(offer.context_tokens, known.context_tokens),
+            output_tokens_max=_first(offer.output_tokens_max, known.output_tokens_max),
             priority=source.priority,
         )
 
@@ -191,9 +189,9 @@ class _Models:
         offer = self._offers.get((source.preset or "", upstream_model))
         if card is None:
             card = _FREE if source.provider.mock is not None else offer[1].price if offer is not None else None
-        capabilities = frozenset(item.supports) if item.supports is not None else None
-        if capabilities is None:
-            capabilities = offer[0].capabilities if offer is not None else frozenset()
+        capabilities, context_tokens, output_tokens_max = _abilities(offer)
+        if item.supports is not None:
+            capabilities = frozenset(item.supports)
         key = f"{item.provider}/{upstream_model}"
         return Endpoint(
             key=key,
@@ -202,12 +200,8 @@ class _Models:
             upstream_model=upstream_model,
             price=self._overridden(key, name, card),
             capabilities=capabilities,
-            context_tokens=item.context if item.context is not None else offer[1].context_tokens if offer else None,
-            output_tokens_max=item.max_output
-            if item.max_output is not None
-            else offer[1].output_tokens_max
-            if offer
-            else None,
+            context_tokens=_first(item.context, context_tokens),
+            output_tokens_max=_first(item.max_output, output_tokens_max),
             weight=item.weight,
             priority=item.priority if item.priority is not None else source.priority,
         )
@@ -330,6 +324,25 @@ class _Models:
                 return None
             chain.append(following)
         return chain[-1]
+
+
+def _first(*values: int | None) -> int | None:
+    """The first value that is there."""
+    return next((value for value in values if value is not None), None)
+
+
+def _abilities(
+    offer: tuple[CatalogueModel, CatalogueEndpoint] | None,
+) -> tuple[frozenset[Capability], int | None, int | None]:
+    """Capabilities, context window and largest output of an offer that the catalogue may know."""
+    if offer is None:
+        return frozenset(), None, None
+    model, endpoint = offer
+    return (
+        model.capabilities,
+        _first(endpoint.context_tokens, model.context_tokens),
+        _first(endpoint.output_tokens_max, model.output_tokens_max),
+    )
 
 
 def _epoch_s(released: str | None) -> int:

@@ -302,7 +302,7 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> str | None:
         text: str = event.value
-        plain = event.implicit[0] and event.style is None
+        plain = event.implicit[0] and not event.style
         if event.tag == "tag:yaml.org,2002:null" or (plain and text in _NULLS):
             return None
         self.written[path] = text
@@ -323,7 +323,7 @@ class _Builder:
                 raise _Refused(_line(event), "has a key that is not plain text")
             key = event.value
             value = self._node(next(self._events), (*path, key))
-            if key == "<<" and event.style is None:
+            if key == "<<" and not event.style:
                 for part in value if isinstance(value, list) else [value]:
                     if not isinstance(part, dict):
                         raise _Refused(_line(event), "merges (`<<`) something that is not a mapping")

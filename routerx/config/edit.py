@@ -55,11 +55,11 @@ def write_tenant_file(config_path: str | None, name: str, text: str) -> str:
     """
     _check_name(name)
     path = _tenant_path(config_path, name)
+    if os.path.lexists(path):
+        raise Conflict(f"{path!r} exists already; edit it, or choose another name for the tenant.")
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".{name}.yaml.{os.getpid()}.tmp")
     try:
-        if os.path.lexists(path):
-            raise FileExistsError
         os.makedirs(folder, mode=0o700, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -68,8 +68,6 @@ def write_tenant_file(config_path: str | None, name: str, text: str) -> str:
             os.fsync(file.fileno())
         os.rename(temporary, path)
         _sync_folder(folder)
-    except FileExistsError:
-        raise Conflict(f"{path!r} exists already; edit it, or choose another name for the tenant.") from None
     except OSError as error:
         raise OperatorError(
             f"{path!r} cannot be written ({error.strerror}); make the folder writable, or add the tenant by hand."
