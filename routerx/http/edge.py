@@ -254,7 +254,7 @@ class EdgeProtocol(RequestHandler):
             malformed = True
             request_handler = _answer_with(self._error_response(error))
         if malformed:
-            request._version = HttpVersion11  # Of the status line; aiohttp's placeholder for no request says 1.0.
+            request._version = HttpVersion11  # Of the status line.
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
@@ -459,12 +459,13 @@ def _header_bytes(request: web.BaseRequest) -> int:
 def _violation(request: web.BaseRequest) -> RouterXError | None:
     """What the parser lets pass and we do not."""
     headers = request.headers
-    if request.version not in _VERSIONS:
+    version = request._version  # `request.version` would remember it; an error's status line says 1.1.
+    if version not in _VERSIONS:
         return CallerError("Only HTTP/1.1 and HTTP/1.0 are served.")
     if _HOST.fullmatch(headers.get(hdrs.HOST, "")) is None:
         return CallerError("The Host header is not a host name or address.")
     coding = headers.get(hdrs.TRANSFER_ENCODING)
-    if coding is not None and (coding.lower() != "chunked" or request.version != HttpVersion11):
+    if coding is not None and (coding.lower() != "chunked" or version != HttpVersion11):
         return CallerError("The only Transfer-Encoding served is 'chunked', in HTTP/1.1.")
     if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
         return AmbiguousCredentials("The Authorization header was sent more than once.")
