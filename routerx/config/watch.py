@@ -5,6 +5,7 @@ files are also looked at twice a second. A file that still changes is not read: 
 """
 
 import asyncio
+import fnmatch
 import glob
 import logging
 import os
@@ -68,6 +69,8 @@ class ConfigWatcher:
 
     async def run(self) -> None:
         """Watch until cancelled. Each look is a task of its own: a fault in it is logged and does not end the watch."""
+        # It tells of every event; where the log lies in a watched folder, each such line would be the next event.
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
         tasks = TaskSet()
         tasks.spawn("config.events", self._follow_events())
         tasks.spawn("config.poll", self._poll())
@@ -195,6 +198,16 @@ class ConfigWatcher:
                     "file events are not to be had (%s); files are looked at every %s s", error.strerror, POLL_S
                 )
                 return
+
+    def _concerns(self, _: watchfiles.Change, path: str) -> bool:
+        """Whether an event may be about the configuration: the ledger and logs may live in the same folder."""
+        if os.path.basename(path).startswith(".."):  # Kubernetes swaps `..data`.
+            return True
+        for name in (*self._sources.files, *self._sources.globs):
+            wanted = os.path.abspath(name)
+            if path == wanted or fnmatch.fnmatchcase(path, wanted) or wanted.startswith(path + os.sep):
+                return True
+        return False
 
 
 def _sources_of(snapshot: Snapshot) -> Sources:

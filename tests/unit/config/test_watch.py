@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import watchfiles
 
 from routerx.clock import SystemClock
 from routerx.config import watch
@@ -229,6 +230,24 @@ async def test_events_alone_will_do(folder: Folder):
         await asyncio.sleep(0.1)  # The watch is in a thread of its own, which nobody can ask whether it has begun.
         folder.write("tenants: {b: {}}\n")
         await world.until(lambda: world.tenants == {"b"})
+
+
+@pytest.mark.parametrize(
+    ("path", "concerns"),
+    [
+        ("routerx.yaml", True),
+        ("tenants.d", True),
+        ("tenants.d/new.yaml", True),
+        ("..data", True),
+        ("tenants.d/.new.yaml.1.tmp", False),
+        ("routerx.yaml~", False),
+        ("ledger.db-wal", False),
+        ("serve.log", False),
+    ],
+)
+def test_events_of_other_files_stir_nothing(folder: Folder, path: str, concerns: bool):
+    world = World(folder)
+    assert world.watcher._concerns(watchfiles.Change.modified, str(folder.path / path)) is concerns
 
 
 async def test_a_rotated_secret_file_is_seen(folder: Folder):
