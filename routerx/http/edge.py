@@ -1,7 +1,7 @@
 """The guarded edge: aiohttp's low-level HTTP server with the deadlines and caps it does not have (FAULTS.md 58-62, 69).
 
 Owns accepting, header and keep-alive deadlines, connection caps, stalled writers, body deadlines, malformed HTTP and
-draining. Must not know routes, tenants or dialects: it calls one handler with a web.BaseRequest and sends what that
+draining. Must not know routes or tenants: it calls one handler with a web.BaseRequest and sends what that
 returns. No timer is set per request: connections carry counters, and one sweeper task per server compares them with
 the last sweep, so a deadline fires at most one `sweep_interval_s` late.
 
@@ -24,8 +24,8 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from routerx import jsonx
 from routerx.clock import Clock
+from routerx.dialects.openai_chat import OPENAI
 from routerx.errors import (
     AmbiguousCredentials,
     CallerError,
@@ -44,6 +44,7 @@ from routerx.http.edge_limits import (
     unacknowledged_bytes,
     within_descriptors,
 )
+from routerx.http.faults import error_response
 from routerx.ids import new_request_id
 from routerx.tasks import TaskSet
 
@@ -304,25 +305,11 @@ class EdgeProtocol(RequestHandler):
         reason = exc.message.partition("\n")[0].rstrip(":.") if type(exc) is BadHttpMessage else ""
         return CallerError(f"This is not well-formed HTTP/1.1{': ' + reason if reason else ''}.")
 
-    def _error_response(self, error: RouterXError) -> web.StreamResponse:
-        request_id, body = self._error_body(error)
-        response = web.Response(
-            status=error.status, body=body, content_type="application/json", headers={"x-request-id": request_id}
-        )
+    def _error_response(self, error: RouterXError) -> web.Response:
+        """In OpenAI's shape: what speaks here has not said which dialect it wants."""
+        response = error_response(error, OPENAI, new_request_id(self._edge.clock.now_ns()))
         response.force_close()
         return response
-
-    def _error_body(self, error: RouterXError) -> tuple[str, bytes]:
-        request_id = new_request_id(self._edge.clock.now_ns())
-        fields = {
-            "message": error.message,
-            "type": error.type,
-            "code": error.code,
-            "param": None,
-            "request_id": request_id,
-            "retryable": error.retryable,
-        }
-        return request_id, jsonx.encode({"error": fields})
 
     def about_to_answer(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Response headers are ready: hide what serves here, and close where the next bytes could not be trusted."""
@@ -420,14 +407,12 @@ class EdgeProtocol(RequestHandler):
     def _refuse(self, error: RouterXError, reason: Closed) -> None:
         """Answer on a connection on which no request is in flight, and close it."""
         self._edge.on_closed(reason)
-        request_id, body = self._error_body(error)
-        head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            f"x-request-id: {request_id}\r\nConnection: close\r\n\r\n"
-        )
         self._last = True
-        self.wire.write(head.encode() + body)
+        response = self._error_response(error)
+        body = cast(bytes, response.body)
+        headers = {**response.headers, hdrs.CONTENT_LENGTH: str(len(body)), hdrs.CONNECTION: "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.wire.write(f"HTTP/1.1 {response.status} {response.reason}\r\n{head}\r\n".encode() + body)
         self.force_close()
         self.wire.close()
 

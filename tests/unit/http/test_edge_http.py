@@ -84,6 +84,7 @@ async def test_a_malformed_request_gets_400_and_what_follows_is_not_executed(cas
         status, headers, body = await wire.response()
         assert (status, wire.version) == (400, "HTTP/1.1")
         assert headers["content-type"] == "application/json"
+        assert headers["x-should-retry"] == "false"
         assert headers["connection"] == "close"
         assert "server" not in headers
         error = json.loads(body)["error"]
