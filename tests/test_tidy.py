@@ -42,6 +42,7 @@ HOMES = {
     "aiohttp": ("routerx/upstream/", "routerx/http/", "routerx/runtime", "routerx/cli/remote.py"),
     "aiosqlite": ("routerx/ledger/",),
     "click": ("routerx/cli/",),
+    "httptools": ("routerx/upstream/",),
     "json": ("routerx/jsonx.py",),
     "prometheus_client": ("routerx/telemetry/",),
     "pydantic": ("routerx/config/",),
