@@ -26,6 +26,7 @@ from routerx.control.configuration import LiveConfiguration
 from routerx.control.operations import Operations
 from routerx.control.vitals import Vitals
 from routerx.dialects.registry import dialect
+from routerx.domain.record import RequestRecord
 from routerx.errors import OperatorError
 from routerx.gateway.attempt import AttemptLoop
 from routerx.gateway.pipeline import Gateway, GatewayParts
@@ -51,6 +52,7 @@ log = logging.getLogger("routerx")
 
 ADMIN_SOCKET = "admin.sock"
 BACKLOG = 1024
+DRAIN_POLL_S = 0.02
 FORCED_DRAIN_S = 1.0
 """After a second SIGTERM."""
 
@@ -119,6 +121,7 @@ class Runtime:
             attempts=AttemptLoop(self.routing, transports, clock),
             settler=Settler(self.ledger, clock),
             metrics=self.metrics,
+            log=self._log_request,
             clock=clock,
         )
         self.gateway = Gateway(parts)
@@ -167,14 +170,20 @@ class Runtime:
             ) from None
         self._listeners.append(listener)
         self.port = listener.sockets[0].getsockname()[1]
-        path = os.path.join(server.data_dir, ADMIN_SOCKET)
-        if os.path.exists(path):
-            os.unlink(path)  # Of a process that was killed: the ledger's lock says that we are alone here.
+        await self._listen_for_admin(os.path.join(server.data_dir, ADMIN_SOCKET))
+
+    async def _listen_for_admin(self, path: str) -> None:
+        _unlink(path)  # Of a process that was killed: the ledger's lock says that we are alone here.
         umask = os.umask(0o177)
         try:
-            self._listeners.append(await loop.create_unix_server(self.edge, path, backlog=BACKLOG))
+            listener = await asyncio.get_running_loop().create_unix_server(self.edge, path, backlog=BACKLOG)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot make the admin socket {path}: {error.strerror or error}; choose a shorter server.data_dir"
+            ) from None
         finally:
             os.umask(umask)
+        self._listeners.append(listener)
         self._stack.callback(_unlink, path)
 
     # --- reload
@@ -183,6 +192,10 @@ class Runtime:
         """A new snapshot is in place: what keeps state by its names follows."""
         self._take_over(new)
         await self.ledger.sync_tenants(new.tenants.values())
+
+    def _log_request(self, record: RequestRecord) -> None:
+        if self.logs is not None:
+            self.logs.request(record)
 
     def _take_over(self, snapshot: Snapshot) -> None:
         self.limiter.configure(snapshot.tenants, snapshot.server.concurrency_max)
@@ -222,7 +235,7 @@ class Runtime:
         limit_s = drain_s if drain_s is not None else self.holder.current.server.drain_s
         deadline_s = self.clock.monotonic_s() + limit_s
         while self.gateway.in_flight and self.clock.monotonic_s() < deadline_s:
-            await asyncio.sleep(0.02)
+            await self.clock.sleep(DRAIN_POLL_S)
         cut_off = self.gateway.cut_off()
         if cut_off:
             log.warning("%d requests were cut off after %g s of draining", cut_off, limit_s)

@@ -1,4 +1,4 @@
-"""How the process is: what /health, /readyz, /metrics and `status` are made of. Reads everywhere, owns only `draining`."""
+"""How the process is: what /health, /readyz and /metrics are made of. Reads everywhere, owns `draining`."""
 
 from collections.abc import Callable
 

@@ -44,6 +44,10 @@ class _Wire(msgspec.Struct):
     reasoning_tokens: _Tokens | None = None
 
 
+_NO_INPUT_DETAILS = _InputDetails()
+_NO_OUTPUT_DETAILS = _OutputDetails()
+
+
 class _Counts(msgspec.Struct, frozen=True, gc=False):
     """What was reported, one number per meaning; None was not reported."""
 
@@ -95,24 +99,25 @@ class UsageReader:
 
 
 def _flatten(wire: _Wire) -> _Counts:
-    into = wire.prompt_tokens_details or wire.prompt_token_details or _InputDetails()
-    out = wire.completion_tokens_details or _OutputDetails()
+    into = wire.prompt_tokens_details or wire.prompt_token_details or _NO_INPUT_DETAILS
+    out = wire.completion_tokens_details or _NO_OUTPUT_DETAILS
+    cached = into.cached_tokens
+    if cached is None:
+        cached = wire.prompt_cache_hit_tokens
+    if cached is None:
+        cached = wire.num_cached_tokens
     return _Counts(
         prompt=wire.prompt_tokens,
         completion=wire.completion_tokens,
         total=wire.total_tokens,
-        cached=_first(into.cached_tokens, wire.prompt_cache_hit_tokens, wire.num_cached_tokens, wire.cached_tokens),
+        cached=cached if cached is not None else wire.cached_tokens,
         written=into.cache_write_tokens,
         audio_in=into.audio_tokens,
         image_in=into.image_tokens,
-        reasoning=_first(out.reasoning_tokens, wire.reasoning_tokens),
+        reasoning=out.reasoning_tokens if out.reasoning_tokens is not None else wire.reasoning_tokens,
         audio_out=out.audio_tokens,
         image_out=out.image_tokens,
     )
-
-
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
 
 
 def _larger(one: _Counts, other: _Counts) -> _Counts:

@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class UpstreamCall(msgspec.Struct, frozen=True):
-    """One HTTP call, ready to send. The headers carry the credential and the body the prompt: neither is in its repr."""
+    """One HTTP call, ready to send. Its repr shows neither headers (the credential) nor body (the prompt)."""
 
     endpoint: str
     """Endpoint key, for pools, logs and errors."""

@@ -74,22 +74,40 @@ def usage_pico(usage: Usage, card: PriceCard) -> int:
     if card.long_above_tokens is not None:
         card = card.at(usage.input_tokens)
     into, out = card.input_pico, card.output_pico
-    write_5m = _or(card.cache_write_5m_pico, into)
-    return (
-        usage.in_fresh * into
-        + usage.in_cache_read * _or(card.cache_read_pico, into)
-        + usage.in_cache_write_5m * write_5m
-        + usage.in_cache_write_1h * _or(card.cache_write_1h_pico, write_5m)
-        + usage.in_audio * _or(card.audio_in_pico, into)
-        + usage.in_image * _or(card.image_in_pico, into)
-        + usage.out_text * out
-        + usage.out_reasoning * _or(card.reasoning_pico, out)
-        + usage.out_audio * _or(card.audio_out_pico, out)
-        + usage.out_image * _or(card.image_out_pico, out)
-        + usage.requests * card.request_nano * PICO_PER_NANO
-    )
+    pico = usage.in_fresh * into + usage.out_text * out + usage.requests * card.request_nano * PICO_PER_NANO
+    # On the hot path: most requests have none of these.
+    if usage.in_cache_read:
+        pico += usage.in_cache_read * _or(card.cache_read_pico, into)
+    if usage.in_cache_write_5m or usage.in_cache_write_1h:
+        write_5m = _or(card.cache_write_5m_pico, into)
+        pico += usage.in_cache_write_5m * write_5m + usage.in_cache_write_1h * _or(card.cache_write_1h_pico, write_5m)
+    if usage.in_audio or usage.in_image:
+        pico += usage.in_audio * _or(card.audio_in_pico, into) + usage.in_image * _or(card.image_in_pico, into)
+    if usage.out_reasoning:
+        pico += usage.out_reasoning * _or(card.reasoning_pico, out)
+    if usage.out_audio or usage.out_image:
+        pico += usage.out_audio * _or(card.audio_out_pico, out) + usage.out_image * _or(card.image_out_pico, out)
+    return pico
+
+
+def with_markup(pico: int, markup_bp: int) -> int:
+    """pico-USD at list price → nano-USD, rounded up once."""
+    return ceil_div(pico * (BP + markup_bp), PICO_PER_NANO * BP)
 
 
 def cost_nano(usage: Usage, terms: PriceSnapshot) -> int:
     """Cost in nano-USD: one rounding, upwards, on the total, so cost > 0 exactly when a priced unit was used."""
-    return ceil_div(usage_pico(usage, terms.card) * (BP + terms.markup_bp), PICO_PER_NANO * BP)
+    return with_markup(usage_pico(usage, terms.card), terms.markup_bp)
+
+
+def ceiling_nano(terms: PriceSnapshot, input_tokens: int, output_tokens: int) -> int:
+    """The most that so many tokens can cost, in nano-USD: input at its dearest text price, because whether a prompt is
+    written to a cache is not known before."""
+    card = terms.card.at(input_tokens)
+    dearest = card.input_pico
+    if card.cache_write_5m_pico is not None and card.cache_write_5m_pico > dearest:
+        dearest = card.cache_write_5m_pico
+    if card.cache_write_1h_pico is not None and card.cache_write_1h_pico > dearest:
+        dearest = card.cache_write_1h_pico
+    pico = input_tokens * dearest + output_tokens * card.output_pico + card.request_nano * PICO_PER_NANO
+    return with_markup(pico, terms.markup_bp)

@@ -1,11 +1,9 @@
 """Steps 3 and 5 of the road: who is calling, and may this start now and be paid for. Decides without awaiting."""
 
-import msgspec
-
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Operation, Peek, Plan
 from routerx.domain.model import Endpoint
-from routerx.domain.pricing import BP, PriceCard, PriceSnapshot, cost_nano
+from routerx.domain.pricing import BP, PriceSnapshot, ceiling_nano, cost_nano
 from routerx.domain.record import BillingMode
 from routerx.domain.tenant import Billing, Principal, Tenant
 from routerx.domain.usage import Usage
@@ -81,17 +79,10 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant) -> int:
         billing, terms = terms_of(endpoint, plan, tenant)
         if billing is not BillingMode.PAID or terms is None:
             continue
-        usage = Usage(in_fresh=peek.input_tokens_estimate, out_text=output_tokens_expected(peek, endpoint, tenant))
-        card = dearest_input(terms.card.at(peek.input_tokens_estimate))
-        dearest = max(dearest, cost_nano(usage, PriceSnapshot(card, terms.markup_bp)))
+        nano = ceiling_nano(terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant))
+        if nano > dearest:
+            dearest = nano
     return dearest
-
-
-def dearest_input(card: PriceCard) -> PriceCard:
-    """The same card with all input at its dearest text price: whether a prompt is written to a cache is not known."""
-    writes = (card.cache_write_5m_pico, card.cache_write_1h_pico)
-    dearest = max(card.input_pico, *(price for price in writes if price is not None), 0)
-    return card if dearest == card.input_pico else msgspec.structs.replace(card, input_pico=dearest)
 
 
 def place_hold(ledger: Ledger, tenant: Tenant, peek: Peek, plan: Plan) -> Hold:

@@ -5,13 +5,14 @@ durable, so every response that a caller saw complete has its charge on disk, wh
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
 from routerx.clock import Clock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.domain.failure import Failure, as_client_error
-from routerx.domain.record import Outcome
+from routerx.domain.record import Outcome, RequestRecord
 from routerx.errors import RouterXError, ShuttingDown
 from routerx.gateway.admit import identify, place_hold, terms_of, tokens_expected
 from routerx.gateway.attempt import AttemptLoop
@@ -24,7 +25,6 @@ from routerx.ledger.base import Ledger
 from routerx.limits.base import Limiter
 from routerx.routing.plan import make_plan
 from routerx.routing.state import RoutingState
-from routerx.telemetry.logs import log_request
 from routerx.telemetry.metrics import Metrics
 
 
@@ -38,6 +38,8 @@ class GatewayParts(msgspec.Struct, frozen=True):
     attempts: AttemptLoop
     settler: Settler
     metrics: Metrics
+    log: Callable[[RequestRecord], None]
+    """Called with every settled request, for the process's log."""
     clock: Clock
 
 
@@ -146,14 +148,15 @@ class Gateway:
         self._settle(ctx)
         receipt = ctx.receipt
         if receipt is not None and receipt.durable is not None:
-            # The commit is not ours to cancel: a caller who hangs up now is charged for a whole answer (FAULTS.md 57).
-            await asyncio.shield(receipt.durable)
+            # Cancelling the wait does not cancel the commit: a caller who hangs up now has had a whole answer, and is
+            # charged for it (FAULTS.md 57).
+            await receipt.durable
 
     def _settle(self, ctx: RequestContext) -> None:
         record = self._parts.settler.settle(ctx)
         if record is not None:
             self._parts.metrics.observe(record)
-            log_request(record)
+            self._parts.log(record)
 
     def _end(self, ctx: RequestContext) -> None:
         """Every exit passes here: nothing is left open, held or unwritten."""
@@ -208,7 +211,7 @@ class Gateway:
         return self._parts.limiter.headers(ctx.principal.tenant, self._parts.clock.monotonic_s())
 
     def cut_off(self) -> int:
-        """The drain deadline has passed: end what is still running, with an error in its own shape. Returns how many."""
+        """The drain deadline has passed: end what still runs, each in its own shape. Returns how many."""
         self._cutting_off = True
         for task in self._active:
             task.cancel()

@@ -1,7 +1,8 @@
 """Step 9 of the road: pump a committed stream to the caller, keeping the terminal event back.
 
-relay() ends when the upstream's answer has ended, well or badly; releasing the terminal event is the pipeline's, because
-the charge has to be durable first. One upstream read becomes one client write; nothing is buffered beyond that, so a
+relay() ends when the upstream's answer has ended, well or badly; releasing the terminal event is the pipeline's,
+because the charge has to be durable first. One upstream read becomes one client write; nothing is buffered beyond
+that, so a
 slow caller slows the upstream down.
 """
 

@@ -9,7 +9,7 @@ import msgspec
 
 from routerx.clock import Clock
 from routerx.domain.call import Operation
-from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico
+from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
@@ -63,7 +63,7 @@ def estimated(input_tokens: int, output_chars: int) -> Usage:
 
 
 def capped(usage: Usage, terms: PriceSnapshot, cap_nano: int) -> Usage:
-    """An estimate cut down until it costs at most `cap_nano`, output first: an estimate never charges above its hold."""
+    """An estimate cut down until it costs at most `cap_nano`, output first: none is charged above its hold."""
     if cost_nano(usage, terms) <= cap_nano:
         return usage
     cap_pico = cap_nano * PICO_PER_NANO * BP // (BP + terms.markup_bp)
@@ -104,9 +104,10 @@ class Settler:
         used = self._consumption(ctx, now_s)
         owed = provider_cost = 0
         if used.usage is not None and terms is not None:
-            provider_cost = cost_nano(used.usage, PriceSnapshot(terms.card))
+            pico = usage_pico(used.usage, terms.card)
+            provider_cost = with_markup(pico, 0)
             if used.charged and ctx.billing is BillingMode.PAID:
-                owed = cost_nano(used.usage, terms)
+                owed = with_markup(pico, terms.markup_bp)
         endpoint = committed.candidate.endpoint if committed is not None else None
         first_s = ctx.first_s
         own_s = (first_s if first_s is not None else now_s) - inbound.started_s - ctx.upstream_s

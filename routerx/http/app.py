@@ -59,7 +59,7 @@ class App:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The request root. Every response carries X-Request-Id; nothing raised here reaches a caller as a traceback."""
+        """The request root. Every response carries X-Request-Id; no caller sees a traceback."""
         started_ns = self._clock.now_ns()
         arrival = Arrival(request, new_request_id(started_ns), started_ns, self._clock.monotonic_s())
         try:

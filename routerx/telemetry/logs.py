@@ -5,10 +5,10 @@ metadata only, never a prompt, an answer or a key.
 """
 
 import logging
-import queue
 import re
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from routerx.telemetry.masking import Masker
 LINES_MAX = 10_000
 """Lines waiting for the writer."""
 BATCH_MAX = 256
+DRAIN_INTERVAL_S = 0.05
 CLOSE_TIMEOUT_S = 2.0
 """How long the end of the process waits for a log that nobody reads."""
 LINE_CHARS_MAX = 32 * 1024
@@ -32,8 +33,8 @@ LEVELS: Mapping[str, int] = MappingProxyType(
     {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 )
 
-_requests = logging.getLogger("routerx.requests")
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request"}
+REQUEST_LOGGER = "routerx.requests"
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _CONTROLS_BUT_NEWLINE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -45,6 +46,13 @@ class Logs:
         self._pipe = pipe
         self._masker = masker
         self._handler = handler
+        self._tells_requests = logging.getLogger(REQUEST_LOGGER).isEnabledFor(logging.INFO)
+
+    def request(self, record: RequestRecord) -> None:
+        """One line for a finished request, at info. The hot path only queues: a record never changes, so it is made
+        into a line by the writer's thread."""
+        if self._tells_requests:
+            self._pipe.put(record)
 
     @property
     def dropped(self) -> int:
@@ -70,7 +78,8 @@ def configure_logging(level: str, stream: IO[str], *, json: bool) -> Logs:
         raise ValueError(f"log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
     encode = json_line if json else text_line
     masker = Masker()
-    pipe = LinePipe(stream, lambda count: masker.mask(encode(_drop_notice(count))))
+    encode_request = RequestLines(masker, json=json).encode
+    pipe = LinePipe(stream, encode_request, lambda count: masker.mask(encode(_drop_notice(count))))
     handler = _PipeHandler(pipe, masker, encode)
     root = logging.getLogger()
     root.addHandler(handler)
@@ -78,26 +87,28 @@ def configure_logging(level: str, stream: IO[str], *, json: bool) -> Logs:
     return Logs(pipe, masker, handler)
 
 
-def log_request(record: RequestRecord) -> None:
-    """One line for a finished request, at info."""
-    if _requests.isEnabledFor(logging.INFO):
-        # Made by hand: Logger.info would walk the stack for a caller that is always this one.
-        line = logging.LogRecord(_requests.name, logging.INFO, __file__, 0, "request", None, None)
-        line.request = record
-        _requests.handle(line)
-
-
 class LinePipe:
-    """A bounded queue of finished lines and the daemon thread that writes them."""
+    """A bounded queue of lines, or of requests to be made into lines, and the daemon thread that writes them.
 
-    def __init__(self, stream: IO[str], notice: Callable[[int], bytes], lines_max: int = LINES_MAX) -> None:
+    The thread looks for work at an interval instead of being woken: waking it for every line would make it compete
+    with the event loop for the interpreter lock at every request.
+    """
+
+    def __init__(
+        self,
+        stream: IO[str],
+        encode: Callable[[RequestRecord], bytes],
+        notice: Callable[[int], bytes],
+        lines_max: int = LINES_MAX,
+    ) -> None:
         self._refused = 0
         self._unwritten = 0
         self._stream = stream
+        self._encode = encode
         self._notice = notice
         self._lines_max = lines_max
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._closed = False
+        self._lines: deque[bytes | RequestRecord] = deque()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._drain, name="routerx-log", daemon=True)
         self._thread.start()
 
@@ -106,44 +117,33 @@ class LinePipe:
         """Lines that found the queue full or the stream broken."""
         return self._refused + self._unwritten
 
-    def put(self, line: bytes) -> None:
+    def put(self, line: bytes | RequestRecord) -> None:
         """Queue one line, or drop it when the queue is full. Never blocks."""
-        if self._closed or self._lines.qsize() >= self._lines_max:
+        if len(self._lines) >= self._lines_max or self._closing.is_set():
             self._refused += 1
         else:
-            self._lines.put(line)
+            self._lines.append(line)
 
     def close(self) -> None:
         """Refuse further lines and wait a little for the writer."""
-        if not self._closed:
-            self._closed = True
-            self._lines.put(None)
-            self._thread.join(CLOSE_TIMEOUT_S)
+        self._closing.set()
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _drain(self) -> None:
         told = 0
-        while True:
-            line = self._lines.get()
-            if line is None:
-                return
-            batch = [line]
-            last = False
-            while len(batch) < BATCH_MAX and not self._lines.empty():
-                line = self._lines.get()
-                if line is None:
-                    last = True
-                    break
-                batch.append(line)
-            dropped = self.dropped
-            data = b"".join(batch)
-            if dropped > told:
-                data += self._notice(dropped - told)
-            if self._write(data):
-                told = dropped
-            else:
-                self._unwritten += len(batch)
-            if last:
-                return
+        closing = False
+        while not closing:
+            closing = self._closing.wait(DRAIN_INTERVAL_S)
+            while self._lines:
+                batch = [self._lines.popleft() for _ in range(min(len(self._lines), BATCH_MAX))]
+                dropped = self.dropped
+                data = b"".join([line if isinstance(line, bytes) else self._encode(line) for line in batch])
+                if dropped > told:
+                    data += self._notice(dropped - told)
+                if self._write(data):
+                    told = dropped
+                else:
+                    self._unwritten += len(batch)
 
     def _write(self, data: bytes) -> bool:
         """False when the stream does not take it: closed, disk full, reader gone."""
@@ -173,12 +173,6 @@ class _PipeHandler(logging.Handler):
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        request: RequestRecord | None = getattr(record, "request", None)
-        if request is not None:
-            # Once per request: only what a caller wrote can hold a key, so only that is searched.
-            record.request = _without_keys(request, self._masker)
-            self._pipe.put(self._encode(record))
-            return
         try:
             line = self._masker.mask(self._encode(record))
         except (TypeError, ValueError, KeyError, msgspec.MsgspecError) as error:
@@ -237,9 +231,6 @@ class _RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def json_line(record: logging.LogRecord) -> bytes:
     """One JSON object and a line end."""
-    request: RequestRecord | None = getattr(record, "request", None)
-    if request is not None:
-        return _encode(_request_line(record, request))
     fields: dict[str, object] = {
         "ts": _timestamp(record.created),
         "level": record.levelname.lower(),
@@ -256,24 +247,38 @@ def json_line(record: logging.LogRecord) -> bytes:
 
 def text_line(record: logging.LogRecord) -> bytes:
     """One line of text for people; a traceback follows on lines of its own."""
-    request: RequestRecord | None = getattr(record, "request", None)
-    message = record.getMessage()[:LINE_CHARS_MAX] if request is None else _request_text(request)
     extras = "".join(f" {name}={value}" for name, value in _extras(record))
-    stamp = _timestamp(record.created)
-    head = f"{stamp} {record.levelname:<7} {record.name}: "
-    text = head + _CONTROLS.sub(_escaped, message + extras)
+    text = _text_head(record.created, record.levelname, record.name)
+    text += _CONTROLS.sub(_escaped, record.getMessage()[:LINE_CHARS_MAX] + extras)
     trace = _trace(record)
     if trace is not None:
         text += "\n" + _CONTROLS_BUT_NEWLINE.sub(_escaped, trace)
     return _text(text).encode() + b"\n"
 
 
-def _request_line(record: logging.LogRecord, request: RequestRecord) -> _RequestLine:
+class RequestLines:
+    """Makes lines of finished requests, masked. Used by the writer's thread alone."""
+
+    def __init__(self, masker: Masker, *, json: bool) -> None:
+        self._masker = masker
+        self._json = json
+
+    def encode(self, request: RequestRecord) -> bytes:
+        # Only what a caller wrote can hold a key, so only that is searched.
+        request = _without_keys(request, self._masker)
+        ended_s = request.started_ns / 1e9 + request.duration_ms / 1e3
+        if self._json:
+            return _encode(_request_line(ended_s, request))
+        text = _text_head(ended_s, "INFO", REQUEST_LOGGER) + _CONTROLS.sub(_escaped, _request_text(request))
+        return _text(text).encode() + b"\n"
+
+
+def _request_line(ended_s: float, request: RequestRecord) -> _RequestLine:
     usage = request.usage
     return _RequestLine(
-        ts=_timestamp(record.created),
+        ts=_timestamp(ended_s),
         level="info",
-        logger=record.name,
+        logger=REQUEST_LOGGER,
         message="request",
         request_id=request.id,
         tenant=request.tenant,
@@ -294,7 +299,7 @@ def _request_line(record: logging.LogRecord, request: RequestRecord) -> _Request
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
         usage_source=request.usage_source,
-        attempts=tuple(f"{attempt.endpoint} {attempt.outcome}" for attempt in request.attempts),
+        attempts=tuple([f"{attempt.endpoint} {attempt.outcome}" for attempt in request.attempts]),
         user=None if request.user is None else _text(request.user),
         app=None if request.app is None else _text(request.app),
         flags=request.flags,
@@ -308,6 +313,10 @@ def _request_text(request: RequestRecord) -> str:
         f"{request.http_status} {request.outcome} {request.tenant} {request.model} -> {request.endpoint or 'nowhere'} "
         f"{tokens} ${format_usd(request.cost_nano)} {request.duration_ms} ms {request.id}"
     )
+
+
+def _text_head(created_s: float, level: str, logger: str) -> str:
+    return f"{_timestamp(created_s)} {level:<7} {logger}: "
 
 
 def _extras(record: logging.LogRecord) -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
 from routerx.secrets import Secret
-from routerx.telemetry.logs import LinePipe, Logs, configure_logging, log_request
+from routerx.telemetry.logs import LinePipe, Logs, configure_logging
 
 log = logging.getLogger("routerx.test")
 
@@ -105,7 +105,7 @@ def test_a_line_is_one_json_object_with_its_extras(logs: Callable[..., tuple[Log
 def test_a_request_is_one_line_of_metadata(logs: Callable[..., tuple[Logs, Stream]]) -> None:
     handle, stream = logs()
 
-    log_request(record(flags=("coerced",), user="u-1"))
+    handle.request(record(flags=("coerced",), user="u-1"))
     handle.close()
     (line,) = map(json.loads, stream.lines())
 
@@ -120,7 +120,7 @@ def test_a_request_is_one_line_of_metadata(logs: Callable[..., tuple[Logs, Strea
 def test_a_request_is_not_logged_above_info(logs: Callable[..., tuple[Logs, Stream]]) -> None:
     handle, stream = logs("warning")
 
-    log_request(record())
+    handle.request(record())
     handle.close()
 
     assert stream.lines() == []
@@ -129,7 +129,7 @@ def test_a_request_is_not_logged_above_info(logs: Callable[..., tuple[Logs, Stre
 def test_a_request_in_text_reads_as_a_sentence(logs: Callable[..., tuple[Logs, Stream]]) -> None:
     handle, stream = logs(json=False)
 
-    log_request(record())
+    handle.request(record())
     handle.close()
     (line,) = stream.lines()
 
@@ -140,7 +140,7 @@ def test_what_a_caller_sent_cannot_forge_a_line_or_drive_a_terminal(logs: Callab
     handle, stream = logs(json=False)
 
     log.info("model %s", "x\n2026-01-01 INFO forged\x1b[2J")
-    log_request(record(model="y\r\nforged"))
+    handle.request(record(model="y\r\nforged"))
     handle.close()
 
     assert len(stream.lines()) == 2
@@ -159,7 +159,7 @@ def test_keys_are_masked_in_messages_extras_requests_and_tracebacks(
     log.info(
         "x", extra={"key": "canary-of-no-known-shape", "secret": Secret("sk-cccccccccccccccc"), "l": ["hf_" + "d" * 20]}
     )
-    log_request(record(user="rx_" + "e" * 40, model="sk-ffffffffffffffff"))
+    handle.request(record(user="rx_" + "e" * 40, model="sk-ffffffffffffffff"))
     try:
         raise RuntimeError("refused: Bearer gggggggggggg")
     except RuntimeError:
@@ -177,7 +177,7 @@ def test_text_that_is_no_unicode_does_not_lose_the_line(logs: Callable[..., tupl
     handle, stream = logs()
 
     log.info("lone %s", "\ud800", extra={"path": "\udcff"})
-    log_request(record(user="\ud800"))
+    handle.request(record(user="\ud800"))
     handle.close()
     first, second = map(json.loads, stream.lines())
 
@@ -231,9 +231,13 @@ class BlockedStream(io.StringIO):
         return super().write(text)
 
 
+def encode(request: RequestRecord) -> bytes:
+    return request.id.encode() + b"\n"
+
+
 def test_a_blocked_reader_costs_lines_and_the_loss_is_told() -> None:
     stream = BlockedStream()
-    pipe = LinePipe(stream, lambda count: b"lost %d\n" % count, lines_max=3)
+    pipe = LinePipe(stream, encode, lambda count: b"lost %d\n" % count, lines_max=3)
     pipe.put(b"first\n")
     assert stream.writing.wait(10)
 
@@ -253,7 +257,7 @@ class BrokenStream(io.StringIO):
 
 
 def test_a_reader_that_has_gone_costs_lines_and_nothing_else() -> None:
-    pipe = LinePipe(BrokenStream(), lambda count: b"")
+    pipe = LinePipe(BrokenStream(), encode, lambda count: b"")
     pipe.put(b"a\n")
     pipe.put(b"b\n")
     pipe.close()
@@ -263,10 +267,21 @@ def test_a_reader_that_has_gone_costs_lines_and_nothing_else() -> None:
 
 def test_lines_keep_their_order() -> None:
     stream = io.StringIO()
-    pipe = LinePipe(stream, lambda count: b"")
+    pipe = LinePipe(stream, encode, lambda count: b"")
     for number in range(2_000):
         pipe.put(b"%d\n" % number)
     pipe.close()
 
     assert stream.getvalue().split() == [str(number) for number in range(2_000)]
     assert pipe.dropped == 0
+
+
+def test_requests_and_lines_share_the_queue_in_order() -> None:
+    stream = io.StringIO()
+    pipe = LinePipe(stream, encode, lambda count: b"")
+    pipe.put(b"before\n")
+    pipe.put(record())
+    pipe.put(b"after\n")
+    pipe.close()
+
+    assert stream.getvalue() == "before\nreq_1\nafter\n"
