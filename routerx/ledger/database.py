@@ -51,7 +51,7 @@ class Flush(msgspec.Struct, frozen=True):
     survives_power_loss: bool
 
 
-def inspect(path: str) -> int:
+def inspect(path: str, busy_timeout_s: float) -> int:
     """Schema version of the file; 0 when there is none yet. Only reads.
 
     Raises LedgerUnusable: no SQLite file, damaged, somebody else's, another money scale or a newer schema.
@@ -65,7 +65,7 @@ def inspect(path: str) -> int:
         if stream.read(len(MAGIC)) != MAGIC:
             raise LedgerUnusable(f"{path!r} is no SQLite database; move it away or set ledger.path to another file")
     try:
-        connection = connect_read_only(path)
+        connection = connect_read_only(path, busy_timeout_s)
         try:
             version = recognise(connection, path)
             if file.stat().st_size <= QUICK_CHECK_BYTES_MAX:

@@ -73,7 +73,7 @@ def open_file(options: LedgerOptions, now_ns: int, connect: Connect) -> Opened:
 
 def _open_locked(options: LedgerOptions, now_ns: int, connect: Connect, lock: DataDirLock) -> Opened:
     path = os.path.abspath(options.path)
-    version = database.inspect(path)
+    version = database.inspect(path, options.busy_timeout_s)
     database.create_private(path)
     connection = database.open_writer(path, options.synchronous, options.busy_timeout_s, connect)
     try:

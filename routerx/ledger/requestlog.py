@@ -111,10 +111,7 @@ class RequestLog:
 
     def _write(self, records: list[RequestRecord]) -> None:
         """In the log's thread. A log that cannot be written never stops a request."""
-        rows = [
-            (record.id, record.tenant, record.model, str(record.outcome), record.started_ns, encode(record))
-            for record in records
-        ]
+        rows = [row for record in records if (row := self._row(record)) is not None]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -127,6 +124,14 @@ class RequestLog:
         except sqlite3.Error as error:
             self.dropped += len(records)
             log.warning("%d records of the request log were not written: %s", len(records), error)
+
+    def _row(self, record: RequestRecord) -> tuple[str, str, str, str, int, bytes] | None:
+        try:
+            return record.id, record.tenant, record.model, str(record.outcome), record.started_ns, encode(record)
+        except (ValueError, TypeError, OverflowError) as error:
+            self.dropped += 1
+            log.error("the record of request %r cannot be logged: %s", record.id, error)
+            return None
 
     def _prune(self, before_ns: int) -> int:
         try:

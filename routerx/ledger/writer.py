@@ -38,9 +38,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     ops: list[Op]
     results: list[object]
-    """Exceptions are failures of the op; Refusals by business rules come inside results too."""
-    failed: bool
-    """Some of the results are failures."""
+    """`Failed` where the op is not in the books; an error object where a rule refused it."""
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -70,6 +68,7 @@ class Writer:
         self._stopping = False
         self._refusal: RouterXError | None = None
         self._attempted: tuple[Batch, list[object]] | None = None
+        self._committed = False
         self._resync = False
         self._probing = False
         self._changes = 0
@@ -119,10 +118,9 @@ class Writer:
         ops = [item for item in items if isinstance(item, Op)]
         if ops:
             results = self._process(ops)
-            self._post(Outcome(ops, results, any(isinstance(result, Failed) for result in results)))
-        if self._resync and self._storage.open:
-            self._resync = False
-            self.report_balances()
+            self._post(Outcome(ops, results))
+            if self._committed:
+                self._take_work()
         for item in items:
             if not isinstance(item, Op):
                 _do(item)
@@ -144,6 +142,7 @@ class Writer:
     def _process(self, ops: list[Op]) -> list[object]:
         """A result per op. Never raises: what cannot be written fails, and new work is refused until it can."""
         tries = 0
+        self._committed = False
         while True:
             tries += 1
             try:
@@ -158,7 +157,6 @@ class Writer:
                     continue
                 else:
                     return self._give_up(ops, trouble, error)
-            self._refuse(self._storage.standing_refusal())
             return results
 
     def _one_by_one(self, ops: list[Op]) -> list[object]:
@@ -197,6 +195,7 @@ class Writer:
         batch, results = self._attempted
         self._attempted = None
         batch.merge()
+        self._committed = True
         self._changes += len(results) * 4
         return results
 
@@ -252,6 +251,14 @@ class Writer:
             self._resync = True
         return connection
 
+    def _take_work(self) -> None:
+        """Commits work. After a new connection the loop hears the file's balances first: a batch that was given up may
+        have reached the file after all."""
+        if self._resync:
+            self._resync = False
+            self.report_balances()
+        self._refuse(self._storage.standing_refusal())
+
     def _refuse(self, refusal: RouterXError | None) -> None:
         """Tell the loop what to answer new work with, when that changes."""
         if _message(refusal) != _message(self._refusal):
@@ -280,7 +287,7 @@ class Writer:
             self._refuse(self._why(trouble))
         else:
             self._storage.keep_ballast()
-            self._refuse(self._storage.standing_refusal())
+            self._take_work()
         finally:
             self._probing = False
 
