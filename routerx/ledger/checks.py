@@ -21,7 +21,9 @@ _price = msgspec.json.Decoder(PriceSnapshot).decode
 class Progress:
     """How far a check has come and what it adds up on the way; a later check goes on from here."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_day: int = 0) -> None:
+        self.first_day = first_day
+        """Daily figures are compared from this UTC day on."""
         self.transfer = 0
         self.transfer_hash = GENESIS
         self.ts_ns = 0
@@ -180,9 +182,11 @@ def request(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
     if r.n != at.request + 1:
         yield "I11", f"request rows {at.request + 1} to {r.n - 1} are missing"
     at.request = r.n
-    figures = at.days.setdefault((r.tenant, day_of(r.settled_ns)), [0, 0])
-    figures[0] += 1
-    figures[1] += r.charged
+    day = day_of(r.settled_ns)
+    if day >= at.first_day:
+        figures = at.days.setdefault((r.tenant, day), [0, 0])
+        figures[0] += 1
+        figures[1] += r.charged
     if not all(type(value) is int for value in (r.cost, r.charged, r.written_off, r.held)):
         yield "I15", f"request {r.id!r} holds money that is no whole number"
         return

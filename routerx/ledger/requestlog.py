@@ -111,7 +111,8 @@ class RequestLog:
 
     def _write(self, records: list[RequestRecord]) -> None:
         """In the log's thread. A log that cannot be written never stops a request."""
-        rows = [row for record in records if (row := self._row(record)) is not None]
+        # Encoded one by one between inserts, so that the interpreter lock is never held for long.
+        rows = (row for record in records if (row := self._row(record)) is not None)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -23,7 +23,7 @@ from routerx.ledger.ops import AddKey, Op, Post, Posting, RevokeKey, Suspend, ya
 from routerx.ledger.requestlog import RequestLog
 from routerx.ledger.storage import Storage
 from routerx.ledger.verify import check_file
-from routerx.ledger.watch import Watch
+from routerx.ledger.watch import Stopped, Watch
 from routerx.ledger.writer import Writer
 from routerx.money import MAX_NANO, format_usd
 from routerx.secrets import key_digest, key_id, new_api_key
@@ -240,7 +240,10 @@ class SqliteLedger:
         """The file whole, and memory against the file. What is found also switches money operations off."""
         if self._closed:
             raise Closed("The ledger is closed.")
-        report, violations = await asyncio.to_thread(check_file, self._path)
+        try:
+            report, violations = await asyncio.to_thread(check_file, self._path, self._watch.pause)
+        except Stopped:
+            raise Closed("The ledger was closed while it was verified.") from None
         self._watch.stop_money(violations)
         differences = await self._watch.compare_memory()
         return msgspec.structs.replace(report, violations=(*report.violations, *differences))

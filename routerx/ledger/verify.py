@@ -22,6 +22,11 @@ from routerx.ledger.schema import TABLES
 PAGE_ROWS = 500
 VIOLATIONS_MAX = 1_000
 
+PAUSE_ROWS = 50
+Pause = Callable[[], None]
+"""Called after every PAUSE_ROWS rows, about a millisecond's work: where an event loop runs in the same process, it must
+get the interpreter lock back. May raise to end the check."""
+
 Check = Callable[[Sequence[Any], Progress], Iterator[tuple[str, str]]]
 
 
@@ -48,17 +53,21 @@ class Watermark(msgspec.Struct, frozen=True):
     audit_ts_ns: int = 0
 
 
+def no_pause() -> None:
+    """For a process that has nothing else to do."""
+
+
 def verify_file(path: str) -> VerifyReport:
     """Check every invariant on every row. Raises LedgerUnusable when there is no ledger of this version at `path`."""
     return check_file(path)[0]
 
 
-def check_file(path: str) -> tuple[VerifyReport, tuple[Violation, ...]]:
+def check_file(path: str, pause: Pause = no_pause) -> tuple[VerifyReport, tuple[Violation, ...]]:
     """As verify_file, with the violations also as values."""
     started_s = time.perf_counter()
     connection = connect_read_only(path)
     try:
-        checker = Checker(connection, Progress())
+        checker = Checker(connection, Progress(), pause)
         try:
             if recognise(connection, path) == 0:
                 raise LedgerUnusable(f"there is no ledger in {path!r} yet")
@@ -81,9 +90,10 @@ def check_file(path: str) -> tuple[VerifyReport, tuple[Violation, ...]]:
 class Checker:
     """One pass over one connection. `progress` says where to begin and is carried forward."""
 
-    def __init__(self, connection: sqlite3.Connection, progress: Progress) -> None:
+    def __init__(self, connection: sqlite3.Connection, progress: Progress, pause: Pause) -> None:
         self._connection = connection
         self._progress = progress
+        self._pause = pause
         self.violations: list[Violation] = []
         self.accounts: dict[int, tuple[str, str]] = {}
         """Account id → (kind, name)."""
@@ -149,7 +159,7 @@ class Checker:
         self.accounts = {account: (kind, name) for account, kind, name in rows}
 
     def _page(self) -> bool:
-        """The next page of each table; False when there was nothing left."""
+        """The next page of each table; False when the ends were reached, whatever is being added meanwhile."""
         at = self._progress
         transfers = self._connection.execute(checks.TRANSFERS, (at.transfer, PAGE_ROWS)).fetchall()
         self._rows(checks.transfer, transfers, 6)
@@ -164,10 +174,12 @@ class Checker:
             at.request = upto
         audit = self._connection.execute(checks.AUDIT, (at.audit, PAGE_ROWS)).fetchall()
         self._rows(checks.audit, audit, None)
-        return bool(transfers or audit) or at.request < last
+        return len(transfers) == PAGE_ROWS or len(audit) == PAGE_ROWS or upto < last
 
     def _rows(self, check: Check, rows: Sequence[Sequence[Any]], tenant_column: int | None) -> None:
-        for row in rows:
+        for count, row in enumerate(rows, 1):
+            if count % PAUSE_ROWS == 0:
+                self._pause()
             for invariant, message in check(row, self._progress):
                 tenant = self._tenant(row[tenant_column]) if tenant_column is not None else None
                 self.add(invariant, message, tenant)
@@ -204,7 +216,9 @@ class Checker:
 
     def _days(self) -> None:
         """I16: the daily figures that spend limits go by."""
-        rows = self._connection.execute("SELECT tenant, day, requests, charged FROM days")
+        rows = self._connection.execute(
+            "SELECT tenant, day, requests, charged FROM days WHERE day >= ?", (self._progress.first_day,)
+        )
         found = {(tenant, day): [requests, charged] for tenant, day, requests, charged in rows}
         for key in sorted(found.keys() | self._progress.days.keys()):
             if found.get(key) != self._progress.days.get(key):
@@ -225,12 +239,12 @@ def watermark_of(progress: Progress) -> Watermark:
     )
 
 
-def resume(connection: sqlite3.Connection, stored: str | None) -> Progress:
+def resume(connection: sqlite3.Connection, stored: str | None, first_day: int) -> Progress:
     """Progress as of a stored watermark; from the beginning where there is none or the file does not match it.
 
     Rows up to the watermark were proven row by row in an earlier run; here SQLite adds them up again.
     """
-    progress = Progress()
+    progress = Progress(first_day)
     try:
         mark = Watermark() if stored is None else msgspec.json.decode(stored, type=Watermark)
     except msgspec.DecodeError:
@@ -251,8 +265,9 @@ def resume(connection: sqlite3.Connection, stored: str | None) -> Progress:
     progress.days = {
         (tenant, day): [requests, charged]
         for tenant, day, requests, charged in connection.execute(
-            "SELECT tenant, settled_ns / ?, count(*), sum(charged) FROM requests WHERE n <= ? GROUP BY 1, 2",
-            (DAY_NS, mark.request),
+            "SELECT tenant, settled_ns / ?1, count(*), sum(charged) FROM requests "
+            "WHERE n <= ?2 AND settled_ns >= ?3 * ?1 GROUP BY 1, 2",
+            (DAY_NS, mark.request, first_day),
         )
     }
     opened = connection.execute(

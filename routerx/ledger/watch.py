@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterable
 
 from routerx import jsonx
 from routerx.clock import Clock
 from routerx.ledger.books import Books
+from routerx.ledger.budget import day_of
 from routerx.ledger.checks import Progress
 from routerx.ledger.database import connect_read_only
-from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.opening import DAYS_LOADED, LedgerOptions
 from routerx.ledger.ops import Note
 from routerx.ledger.requestlog import RequestLog
 from routerx.ledger.verify import Checker, Violation, resume, watermark_of
@@ -22,6 +24,11 @@ log = logging.getLogger("routerx.ledger")
 TICK_S = 1.0
 INSPECT_S = 5.0
 PRUNE_S = 3_600.0
+PAUSE_S = 0.001
+
+
+class Stopped(Exception):
+    """The ledger is being closed: a check in a thread ends early."""
 
 
 class Watch:
@@ -41,6 +48,7 @@ class Watch:
         self._stored: str | None = None
         self._progress: Progress | None = None
         self._verifying = asyncio.Lock()
+        self._stop = threading.Event()
 
     async def run(self, path: str, stored: str | None) -> None:
         """Until cancelled. `stored` is the watermark of the last verification."""
@@ -66,12 +74,18 @@ class Watch:
                     pruned_s = now_s
                     self._tasks.spawn("ledger log prune", self._requests.prune(self.log_retention_days))
         finally:
+            self._stop.set()
             await self._tasks.close()
 
     async def _write_log(self) -> None:
         while True:
             await self._clock.sleep(TICK_S)
             await self._requests.flush()
+
+    def pause(self) -> None:
+        """For a thread that checks rows: let the event loop work. Raises Stopped once the ledger is being closed."""
+        if self._stop.wait(PAUSE_S):
+            raise Stopped
 
     def stop_money(self, violations: Iterable[Violation]) -> None:
         """What was found wrong takes no more money until somebody has looked."""
@@ -101,10 +115,14 @@ class Watch:
         connection = connect_read_only(self._path)
         try:
             if self._progress is None:
-                self._progress = resume(connection, self._stored)
-            checker = Checker(connection, self._progress)
+                first_day = day_of(self._clock.now_ns()) - DAYS_LOADED
+                self._progress = resume(connection, self._stored, first_day)
+            checker = Checker(connection, self._progress, self.pause)
             checker.run()
             return tuple(checker.violations)
+        except Stopped:
+            self._progress = None
+            return ()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 log.warning("the ledger could not be verified this time: %s", error)

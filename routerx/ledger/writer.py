@@ -23,6 +23,9 @@ from routerx.ledger.storage import Storage, Trouble, classify
 log = logging.getLogger("routerx.ledger")
 
 BATCH_OPS_MAX = 512
+FLUSH_OPS = 64
+"""Ops whose rows are written at a time: between them the interpreter lock is free for the event loop."""
+
 BUSY_TRIES_MAX = 3
 """Busy timeouts that a batch waits out before it fails; from the first on, new work is refused."""
 
@@ -180,7 +183,11 @@ class Writer:
         connection.execute("BEGIN IMMEDIATE")
         try:
             batch = Batch(connection, self._state)
-            results = [op.apply_checked(batch) if checked else op.apply(batch) for op in ops]
+            results: list[object] = []
+            for count, op in enumerate(ops, 1):
+                results.append(op.apply_checked(batch) if checked else op.apply(batch))
+                if count % FLUSH_OPS == 0:
+                    batch.flush()
             batch.flush()
             self._attempted = (batch, results)
             connection.execute("COMMIT")

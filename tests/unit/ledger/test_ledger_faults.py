@@ -283,4 +283,11 @@ async def test_a_clock_that_jumps_back_does_not_turn_the_books(tmp_path: Path):
         stamps = [ts for (ts,) in query(ledger_file(tmp_path), "SELECT ts_ns FROM transfers ORDER BY id")]
         assert stamps == sorted(stamps)
         assert ledger.funds("acme").spent_today_nano == 2 * USD
+        clock.jump(500 * 86_400)
+        await ledger.suspend("acme", actor="op", reason=None)
+    clock.jump(-500 * 86_400)
+    async with opened(tmp_path, clock) as ledger:
+        await ledger.unsuspend("acme", actor="op")
+        await pay(ledger, ACME, USD)
+        assert ledger.funds("acme").spent_today_nano == 3 * USD
         assert (await ledger.verify()).violations == ()

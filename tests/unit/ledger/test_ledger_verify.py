@@ -279,6 +279,24 @@ async def test_verification_goes_on_from_its_watermark(tmp_path: Path):
         assert (await ledger.verify()).violations == ()
 
 
+async def test_verification_ends_while_the_books_grow(tmp_path: Path):
+    async with opened(tmp_path) as ledger:
+        await ledger.sync_tenants([tenant(opening=10**6 * USD)])
+
+        async def keep_paying() -> None:
+            while True:
+                await asyncio.gather(*(pay(ledger, ACME, 1_000) for _ in range(10)))
+
+        payer = asyncio.create_task(keep_paying())
+        async with asyncio.timeout(30):
+            for _ in range(3):
+                assert (await ledger.verify()).violations == ()
+                await ledger._watch.verify()
+        payer.cancel()
+        await asyncio.gather(payer, return_exceptions=True)
+        assert ledger.health().ok
+
+
 async def test_memory_that_differs_from_the_file_is_found_and_mended(tmp_path: Path):
     async with opened(tmp_path) as ledger:
         await ledger.sync_tenants([ACME])
