@@ -69,8 +69,9 @@ class Dialect(Protocol):
     name: str
 
     # --- inbound: what callers speak
-    def peek(self, operation: Operation, fields: Mapping[str, Raw]) -> Peek:
-        """Read and range-check the keys the gateway needs. Raises InvalidParameter naming the field."""
+    def peek(self, operation: Operation, body: bytes, fields: Mapping[str, Raw]) -> Peek:
+        """Read and range-check the keys the gateway needs, of a body and its top-level fields. Raises InvalidParameter
+        naming the field."""
         ...
 
     def encode_error(self, error: RouterXError, request_id: str) -> bytes:

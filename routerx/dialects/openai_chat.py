@@ -32,9 +32,9 @@ class OpenAIChat:
 
     # --- request
 
-    def peek(self, operation: Operation, fields: Mapping[str, Raw]) -> Peek:
+    def peek(self, operation: Operation, body: bytes, fields: Mapping[str, Raw]) -> Peek:
         if operation is Operation.CHAT:
-            return openai_request.peek_chat(fields)
+            return openai_request.peek_chat(body, fields)
         return openai_request.peek_embeddings(fields)
 
     def path(self, operation: Operation) -> str:

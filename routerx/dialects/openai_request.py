@@ -6,7 +6,7 @@ about and a body of megabytes costs no more than its few numbers.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -52,6 +52,11 @@ class _Message(msgspec.Struct, gc=False):
     content: Raw = _NULL
 
 
+_OutputTokens = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_NOTHING_SPECIAL: frozenset[Capability] = frozenset()
+
+
 class _Part(msgspec.Struct, gc=False):
     type: Any = None
 
@@ -89,33 +94,79 @@ _INTEGERS: dict[str, tuple[int, int]] = {
 }
 
 
-def peek_chat(fields: Mapping[str, Raw]) -> Peek:
+class _Chat(msgspec.Struct, gc=False):
+    """The keys that a chat request is read by, with their bounds. What does not fit is told field by field below."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=MODEL_CHARS_MAX)]
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)] | None = None
+    max_tokens: _OutputTokens | None = None
+    max_completion_tokens: _OutputTokens | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    user: str | None = None
+    tools: list[Raw] | None = None
+    functions: list[Raw] | None = None
+    response_format: _ResponseFormat | None = None
+
+
+_chat = msgspec.json.Decoder(_Chat).decode
+
+
+def peek_chat(body: bytes, fields: Mapping[str, Raw]) -> Peek:
     """Raises InvalidParameter."""
-    model = _model(fields)
-    for key, (low, high) in _NUMBERS.items():
-        if key in fields:
-            _ranged(key, fields[key], _number, "a number", (low, high))
-    integers = {
-        key: _ranged(key, fields[key], _integer, "a whole number", bounds)
-        for key, bounds in _INTEGERS.items()
-        if key in fields
-    }
-    options = _read("stream_options", fields, _stream_options, "an object whose 'include_usage' is true or false")
-    ceilings = [value for key in ("max_tokens", "max_completion_tokens") if (value := integers.get(key)) is not None]
-    choices = integers.get("n")
+    try:
+        chat = _chat(body)
+    except msgspec.DecodeError as error:
+        raise _first_wrong(fields, error) from None
     needs: set[Capability] = set()
-    estimate = _TOKENS_PER_REQUEST + _estimate_messages(fields, needs) + _estimate_tools(fields, needs)
+    estimate = _TOKENS_PER_REQUEST + _estimate_messages(chat.messages, fields["messages"], needs)
+    if chat.tools or chat.functions:
+        needs.add(Capability.TOOLS)
+        for key in ("tools", "functions"):
+            if key in fields:
+                estimate += _TOKENS_PER_TOOLS + _raw_tokens(fields[key])
+    if chat.response_format is not None and chat.response_format.type == "json_schema":
+        needs.add(Capability.JSON_SCHEMA)
+        estimate += _raw_tokens(fields["response_format"])
+    ceiling = chat.max_tokens
+    if ceiling is None or (chat.max_completion_tokens is not None and chat.max_completion_tokens > ceiling):
+        ceiling = chat.max_completion_tokens
+    options = chat.stream_options
     return Peek(
         operation=Operation.CHAT,
-        model=model,
-        stream=_read("stream", fields, _boolean, "true or false") is True,
+        model=chat.model,
+        stream=chat.stream is True,
         wants_usage=options is not None and options.include_usage is True,
-        choices=1 if choices is None else choices,
-        output_tokens_max=max(ceilings, default=None),
-        needs=frozenset(needs),
+        choices=1 if chat.n is None else chat.n,
+        output_tokens_max=ceiling,
+        needs=frozenset(needs) if needs else _NOTHING_SPECIAL,
         input_tokens_estimate=estimate,
-        user=_user(fields),
+        user=None if chat.user is None else chat.user[:USER_CHARS_MAX],
     )
+
+
+def _first_wrong(fields: Mapping[str, Raw], error: msgspec.DecodeError) -> InvalidParameter:
+    """Which field of a chat request does not fit, in words of ours that name its limits."""
+    _model(fields)
+    for key, bounds in _NUMBERS.items():
+        if key in fields:
+            _ranged(key, fields[key], _number, "a number", bounds)
+    for key, whole_bounds in _INTEGERS.items():
+        if key in fields:
+            _ranged(key, fields[key], _integer, "a whole number", whole_bounds)
+    _read("stream_options", fields, _stream_options, "an object whose 'include_usage' is true or false")
+    _read("stream", fields, _boolean, "true or false")
+    _user(fields)
+    for key in ("tools", "functions"):
+        _read(key, fields, _array, "an array")
+    _read("response_format", fields, _response_format, "an object with a 'type'")
+    _check_messages(fields)
+    return InvalidParameter(f"The request is not a chat request: {error}.")  # Not reached by any known input.
 
 
 def peek_embeddings(fields: Mapping[str, Raw]) -> Peek:
@@ -209,8 +260,8 @@ def _shown(raw: Raw) -> str:
 # --- the prompt --------------------------------------------------------------------------------------------------
 
 
-def _estimate_messages(fields: Mapping[str, Raw], needs: set[Capability]) -> int:
-    """Tokens of `messages`; adds what the parts need of a model."""
+def _check_messages(fields: Mapping[str, Raw]) -> None:
+    """Raises InvalidParameter where `messages` is not an array of at least one object."""
     raw = fields.get("messages")
     if raw is None:
         raise InvalidParameter("'messages' is missing: send an array of message objects.", param="messages")
@@ -224,11 +275,14 @@ def _estimate_messages(fields: Mapping[str, Raw], needs: set[Capability]) -> int
         raise InvalidParameter(f"{name!r} must be {expected}.", param=name) from None
     if not messages:
         raise InvalidParameter("'messages' is empty: send at least one message.", param="messages")
+
+
+def _estimate_messages(messages: list[_Message], raw: Raw, needs: set[Capability]) -> int:
+    """Tokens of `messages`; adds what the parts need of a model."""
     tokens = _TOKENS_PER_MESSAGE * len(messages)
     media_bytes = 0
     for index, message in enumerate(messages):
-        content = memoryview(message.content)
-        if content[0] == 0x5B:
+        if memoryview(message.content)[0] == 0x5B:
             part_tokens, part_bytes = _estimate_parts(message.content, index, needs)
             tokens += part_tokens
             media_bytes += part_bytes
@@ -261,20 +315,6 @@ def _estimate_parts(content: Raw, index: int, needs: set[Capability]) -> tuple[i
         else:
             tokens += _TOKENS_PER_FILE + size // _FILE_BYTES_PER_TOKEN
     return tokens, media_bytes
-
-
-def _estimate_tools(fields: Mapping[str, Raw], needs: set[Capability]) -> int:
-    """Tokens of tools and of an answer's schema; adds what they need of a model."""
-    tokens = 0
-    for key in ("tools", "functions"):
-        if _read(key, fields, _array, "an array"):
-            needs.add(Capability.TOOLS)
-            tokens += _TOKENS_PER_TOOLS + _raw_tokens(fields[key])
-    form = _read("response_format", fields, _response_format, "an object with a 'type'")
-    if form is not None and form.type == "json_schema":
-        needs.add(Capability.JSON_SCHEMA)
-        tokens += _raw_tokens(fields["response_format"])
-    return tokens
 
 
 def _estimate_input(fields: Mapping[str, Raw]) -> int:

@@ -71,6 +71,7 @@ class Attempt(msgspec.Struct):
     """Seconds until response headers were here."""
     status: int | None = None
     dispatched: bool = False
+    reply: UpstreamReply | None = None
 
 
 def first_token_deadline_s(provider: Provider, *, stream: bool, more: bool) -> float:
@@ -169,18 +170,17 @@ class AttemptLoop:
 
     async def _attempt(self, ctx: RequestContext, attempt: Attempt) -> BufferedCommit | StreamCommit | Failure:
         """One call to one endpoint, judged. Owns the reply until it is committed."""
-        reply: UpstreamReply | None = None
+        peek = ctx.peek
+        assert peek is not None
         result: BufferedCommit | StreamCommit | Failure | None = None
         try:
             target = Target(attempt.provider, attempt.credential, attempt.candidate.endpoint)
-            assert ctx.peek is not None
-            prepared = self._preparer.prepare(target, ctx.peek, ctx.fields, attempt.dialect, attempt.first_token_s)
-            async with asyncio.timeout(attempt.first_token_s):
-                attempt.dispatched = True
-                reply = await self._transports.get(attempt.provider).open(prepared.call)
-                attempt.status = reply.status
-                attempt.first_byte_s = self._clock.monotonic_s() - attempt.started_s
-                result = await self._judge(ctx, attempt, reply, prepared)
+            prepared = self._preparer.prepare(target, peek, ctx.fields, attempt.dialect, attempt.first_token_s)
+            if peek.stream:
+                async with asyncio.timeout(attempt.first_token_s):
+                    result = await self._ask(ctx, attempt, prepared)
+            else:  # The transport's own deadlines say it all: headers, silence, total.
+                result = await self._ask(ctx, attempt, prepared)
         except UpstreamFault as fault:
             result = fault.failure
         except TimeoutError:
@@ -188,16 +188,26 @@ class AttemptLoop:
                 FailureKind.FIRST_BYTE_TIMEOUT,
                 f"{attempt.provider.name} sent no output within {attempt.first_token_s:g} s.",
             )
-        except asyncio.CancelledError:
+        except BaseException:
             now_s = self._clock.monotonic_s()
             self._routing.abandoned(attempt.candidate.endpoint.key, attempt.credential.id, now_s)
             self._note(ctx, attempt, CANCELLED)
             raise
         finally:
-            if reply is not None and not isinstance(result, BufferedCommit | StreamCommit):
-                reply.abort()
+            if attempt.reply is not None and not isinstance(result, BufferedCommit | StreamCommit):
+                attempt.reply.abort()
         self._note(ctx, attempt, result.kind.value if isinstance(result, Failure) else Outcome.OK)
         return result
+
+    async def _ask(
+        self, ctx: RequestContext, attempt: Attempt, prepared: Prepared
+    ) -> BufferedCommit | StreamCommit | Failure:
+        attempt.dispatched = True
+        reply = await self._transports.get(attempt.provider).open(prepared.call)
+        attempt.reply = reply
+        attempt.status = reply.status
+        attempt.first_byte_s = self._clock.monotonic_s() - attempt.started_s
+        return await self._judge(ctx, attempt, reply, prepared)
 
     async def _judge(
         self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, prepared: Prepared

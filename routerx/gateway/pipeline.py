@@ -91,7 +91,7 @@ class Gateway:
         parts, inbound, snapshot = self._parts, ctx.inbound, ctx.snapshot
         ctx.principal = principal = identify(inbound.key, snapshot, parts.ledger)
         ctx.fields = request_object(inbound.body)
-        ctx.peek = peek = inbound.dialect.peek(inbound.operation, ctx.fields)
+        ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
         now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
         ctx.plan = make_plan(peek, principal, snapshot, parts.routing, now_s)
         tokens = tokens_expected(peek, ctx.plan, principal.tenant)

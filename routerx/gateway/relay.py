@@ -2,8 +2,7 @@
 
 relay() ends when the upstream's answer has ended, well or badly; releasing the terminal event is the pipeline's,
 because the charge has to be durable first. One upstream read becomes one client write; nothing is buffered beyond
-that, so a
-slow caller slows the upstream down.
+that, so a slow caller slows the upstream down.
 """
 
 import asyncio

@@ -17,23 +17,30 @@ LABEL_CHARS_MAX = 128
 def presented_key(request: web.BaseRequest, extra_header: str | None) -> str | None:
     """The one tenant key of a request; None where there is none.
 
-    Raises AmbiguousCredentials when two different ones came, or one header twice (SECURITY.md 9), and InvalidApiKey
-    for an Authorization that is no Bearer token.
+    Raises AmbiguousCredentials when two different ones came (SECURITY.md 9), and InvalidApiKey for an Authorization
+    that is no Bearer token. The edge has refused a doubled Authorization.
     """
     headers = request.headers
-    found: set[str] = set()
-    authorization = headers.getall("Authorization", ())
-    for value in authorization:
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise InvalidApiKey("The Authorization header must be 'Bearer KEY'.")
-        found.add(token.strip())
-    found.update(headers.getall("x-api-key", ()))
-    if extra_header is not None:
-        found.update(value.removeprefix("Bearer ").strip() for value in headers.getall(extra_header, ()))
-    if len(found) > 1 or len(authorization) > 1:
-        raise AmbiguousCredentials("The request carries more than one API key. Send exactly one.")
-    return found.pop() if found else None
+    authorization = headers.get("Authorization")
+    found = None if authorization is None else _bearer(authorization)
+    if "x-api-key" not in headers and extra_header is None:
+        return found
+    others = headers.getall("x-api-key", [])
+    if extra_header is not None and extra_header.lower() != "authorization":
+        others += [value.removeprefix("Bearer ").strip() for value in headers.getall(extra_header, ())]
+    for other in others:
+        if found is not None and found != other:
+            raise AmbiguousCredentials("The request carries more than one API key. Send exactly one.")
+        found = other
+    return found
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise InvalidApiKey("The Authorization header must be 'Bearer KEY'.")
+    return token
 
 
 def _label(request: web.BaseRequest, name: str) -> str | None:
@@ -100,7 +107,6 @@ class SseStream:
                 *headers,
             ]
         )
-        response.enable_chunked_encoding()
         self.response = response
         await response.prepare(self._request)
 

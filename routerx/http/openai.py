@@ -14,6 +14,7 @@ from routerx.domain.tenant import Tenant
 from routerx.errors import ModelNotFound
 from routerx.gateway.admit import identify
 from routerx.gateway.pipeline import Gateway
+from routerx.http.answer import WholeAnswer
 from routerx.http.inbound import Arrival, SseStream, presented_key, receive
 from routerx.ledger.base import Ledger
 from routerx.money import format_price_per_million
@@ -49,10 +50,7 @@ class OpenAIApi:
         if answer is None:
             assert stream.response is not None
             return stream.response
-        return web.Response(
-            body=answer.body,
-            headers=[("Content-Type", answer.content_type), ("X-Request-Id", arrival.request_id), *answer.headers],
-        )
+        return WholeAnswer(answer.body, answer.content_type, arrival.request_id, answer.headers)
 
     async def models(self, arrival: Arrival) -> web.StreamResponse:
         """What the key may use; without a key, everything where `server.public_models` is on."""

@@ -20,11 +20,13 @@ class UpstreamReply(Protocol):
     """Case-insensitive."""
 
     async def read(self, bytes_max: int) -> bytes:
-        """The whole body. Raises UpstreamFault: TOO_LARGE, STALLED, TRUNCATED, RESET_MIDSTREAM, PROTOCOL_ERROR."""
+        """The whole body. Raises UpstreamFault: TOO_LARGE, STALLED, TRUNCATED, RESET_MIDSTREAM, PROTOCOL_ERROR, and
+        TOTAL_TIMEOUT once the call's total deadline has passed since open() (looked at whenever bytes arrive)."""
         ...
 
     async def chunk(self) -> bytes:
-        """What has arrived, at least one byte; b"" at a proper end of the body. Raises UpstreamFault as read()."""
+        """What has arrived, at least one byte; b"" at a proper end of the body. Raises UpstreamFault as read(), but for
+        the total deadline, which is the relay's."""
         ...
 
     def release(self) -> None:

@@ -6,6 +6,7 @@ connections (provider A's slow calls must not starve provider B), nothing added 
 accept and identity encoding where they are missing.
 """
 
+import asyncio
 import logging
 import ssl
 import time
@@ -78,6 +79,7 @@ class AiohttpTransport:
         if self._closed:
             raise UpstreamFault(failure(FailureKind.CONNECT_ERROR, call, "its configuration was replaced"))
         sending = Sending(call.body, call.first_byte_s)
+        opened_s = asyncio.get_running_loop().time()
         try:
             response = await session.request(
                 call.method,
@@ -103,7 +105,7 @@ class AiohttpTransport:
             response.close()
             sending.abort()  # Had the body come along with its head, the pool would already hold the connection.
             raise UpstreamFault(failure(FailureKind.PROTOCOL_ERROR, call))
-        return _Reply(response, sending, call)
+        return _Reply(response, sending, call, opened_s)
 
     def _new_session(self, call: UpstreamCall, *, reuse: bool) -> aiohttp.ClientSession:
         resolver = StaleResolver(ThreadedResolver(), self._provider.timeouts.connect_s * DNS_SHARE, time.monotonic)
@@ -170,9 +172,9 @@ class AiohttpTransport:
 class _Reply:
     """An open aiohttp response as an UpstreamReply."""
 
-    __slots__ = ("_call", "_content", "_response", "_until_close", "_wire", "headers", "status")
+    __slots__ = ("_call", "_content", "_deadline_s", "_response", "_until_close", "_wire", "headers", "status")
 
-    def __init__(self, response: ClientResponse, sending: Sending, call: UpstreamCall) -> None:
+    def __init__(self, response: ClientResponse, sending: Sending, call: UpstreamCall, opened_s: float) -> None:
         assert sending.wire is not None
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
@@ -180,6 +182,7 @@ class _Reply:
         self._content = response.content
         self._wire: Wire = sending.wire
         self._call = call
+        self._deadline_s = opened_s + call.timeouts.total_s
         self._until_close = (
             "content-length" not in self.headers
             and "transfer-encoding" not in self.headers
@@ -200,6 +203,8 @@ class _Reply:
         parts = []
         size = 0
         while body:
+            if asyncio.get_running_loop().time() > self._deadline_s:
+                raise self._too_slow()
             size += len(body)
             if size > bytes_max:
                 raise self._too_large(bytes_max)
@@ -236,6 +241,10 @@ class _Reply:
             found = failure(FailureKind.RESET_BEFORE_OUTPUT, self._call)
         self.abort()
         return UpstreamFault(found)
+
+    def _too_slow(self) -> UpstreamFault:
+        self.abort()
+        return UpstreamFault(failure(FailureKind.TOTAL_TIMEOUT, self._call))
 
     def _too_large(self, bytes_max: int) -> UpstreamFault:
         self.abort()

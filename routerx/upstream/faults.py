@@ -128,6 +128,8 @@ def _saying(kind: FailureKind, call: UpstreamCall) -> str:
             return f"did not begin to answer within {call.first_byte_s:g} s"
         case FailureKind.STALLED:
             return f"sent nothing for {call.timeouts.idle_s:g} s in the middle of its answer"
+        case FailureKind.TOTAL_TIMEOUT:
+            return f"did not finish its answer within {call.timeouts.total_s:g} s"
         case _:
             return _SAYINGS[kind]
 

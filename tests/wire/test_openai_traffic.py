@@ -305,7 +305,7 @@ def test_every_recorded_request_that_was_answered_is_accepted_and_its_prompt_cov
         operation = OPERATIONS[fixture["api"]]
         body = json.dumps(request, ensure_ascii=False).encode()
         fields = request_object(body)
-        peek = OPENAI.peek(operation, fields)
+        peek = OPENAI.peek(operation, body, fields)
         assert peek.model == request["model"], fixture["id"]
         assert (peek.stream, peek.choices) == (bool(request.get("stream")), request.get("n") or 1), fixture["id"]
         sent = json.loads(encode(OPENAI.request_fields(fields, model="other", ask_usage=False)))

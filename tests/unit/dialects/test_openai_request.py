@@ -20,11 +20,12 @@ HELLO = [{"role": "user", "content": "Hello"}]
 def peek(operation: Operation = Operation.CHAT, **fields: Any) -> Peek:
     base = {"messages": HELLO} if operation is Operation.CHAT else {"input": "Hello"}
     body = {"model": "gpt-4o", **base, **fields}
-    return OPENAI.peek(operation, request_object(json.dumps(body).encode()))
+    encoded = json.dumps(body).encode()
+    return OPENAI.peek(operation, encoded, request_object(encoded))
 
 
 def peek_raw(body: bytes, operation: Operation = Operation.CHAT) -> Peek:
-    return OPENAI.peek(operation, request_object(body))
+    return OPENAI.peek(operation, body, request_object(body))
 
 
 def image(data: str = "https://a.example/b.png") -> dict[str, Any]:
