@@ -27,7 +27,8 @@ class Reply(msgspec.Struct, frozen=True):
     """Usage was present and unusable, or zero beside content."""
     served_model: str | None = None
     output_chars: int = 0
-    """UTF-8 bytes of generated text, tool arguments and reasoning: the base of an estimate."""
+    """UTF-8 bytes of generated text, tool arguments and reasoning: the base of an estimate. Measured only where usage
+    is missing or reports no output."""
 
 
 class StreamTap(Protocol):

@@ -10,7 +10,7 @@ import msgspec
 
 from routerx.dialects import openai_errors, openai_request, openai_stream
 from routerx.dialects.base import Dialect, Reply, StreamTap
-from routerx.dialects.openai_chunks import ABSENT, Answer, Embeddings, decode_or_none, output_bytes
+from routerx.dialects.openai_chunks import ABSENT, Answer, Embeddings, decode_or_none, message_bytes
 from routerx.dialects.openai_usage import UsageReader
 from routerx.domain.call import Operation, Peek
 from routerx.domain.failure import Failure, FailureKind
@@ -92,9 +92,10 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
         return openai_errors.failure_in_band(error, otherwise=FailureKind.ERROR_IN_200)
     if not answer.choices and reports.usage is None:
         return _in_disguise(body, content_type)
-    size = sum(output_bytes(choice.message) for choice in answer.choices or () if choice.message is not None)
-    usage = reports.usage
-    zero_beside_content = usage is not None and usage.output_tokens == 0 and size > 0
+    usage, size = reports.usage, 0
+    if usage is None or usage.output_tokens == 0:
+        size = sum([message_bytes(choice.message) for choice in answer.choices or ()])
+    zero_beside_content = usage is not None and size > 0
     return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model), size)
 
 

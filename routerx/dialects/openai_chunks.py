@@ -59,9 +59,9 @@ class NamedChunk(Chunk, gc=False):
 
 
 class AnswerChoice(msgspec.Struct, gc=False):
-    """One choice of a whole answer."""
+    """One choice of a whole answer; the message stays unread, unless its size has to stand in for usage."""
 
-    message: Output | None = None
+    message: msgspec.Raw = ABSENT
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -104,6 +104,15 @@ def decode_or_none(decoder: "msgspec.json.Decoder[Any]", data: bytes | msgspec.R
         return None if mended is None else decoder.decode(mended)
     except _DECODE_ERRORS:
         return None
+
+
+_output_decoder = msgspec.json.Decoder(Output)
+
+
+def message_bytes(raw: msgspec.Raw) -> int:
+    """output_bytes of a message that is still JSON; 0 when it is no message."""
+    output = decode_or_none(_output_decoder, raw)
+    return 0 if output is None else output_bytes(output)
 
 
 _GENERATED = (

@@ -62,6 +62,19 @@ class _Counts(msgspec.Struct, frozen=True, gc=False):
     audio_out: int | None
     image_out: int | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but totals: no part that is to be told apart."""
+        return not (
+            self.cached
+            or self.written
+            or self.audio_in
+            or self.image_in
+            or self.reasoning
+            or self.audio_out
+            or self.image_out
+        )
+
 
 _decode = msgspec.json.Decoder(_Wire).decode
 
@@ -134,6 +147,8 @@ def _buckets(counts: _Counts, *, generates: bool) -> tuple[Usage | None, bool]:
     prompt, completion = _ends(counts, generates=generates)
     if prompt is None or completion is None:
         return None, False
+    if counts.is_plain and counts.total == prompt + completion:
+        return Usage(in_fresh=prompt, out_text=completion), True
     sound = True
     cached, written, reasoning = _zero(counts.cached), _zero(counts.written), _zero(counts.reasoning)
     audio_in = _zero(counts.audio_in)

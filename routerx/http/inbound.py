@@ -1,4 +1,4 @@
-"""From an aiohttp request to an Inbound, and the caller's end of a stream."""
+"""From an aiohttp request to an Inbound: whose it is, and its body within its limits."""
 
 from aiohttp import web
 
@@ -84,36 +84,3 @@ async def receive(
         user=_label(request, "X-RouterX-User"),
         app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
     )
-
-
-class SseStream:
-    """A chunked event stream to the caller."""
-
-    __slots__ = ("_request", "_request_id", "response")
-
-    def __init__(self, request: web.BaseRequest, request_id: str) -> None:
-        self._request = request
-        self._request_id = request_id
-        self.response: web.StreamResponse | None = None
-        """None until start()."""
-
-    async def start(self, headers: tuple[tuple[str, str], ...]) -> None:
-        response = web.StreamResponse(
-            headers=[
-                ("Content-Type", "text/event-stream; charset=utf-8"),
-                ("Cache-Control", "no-cache"),
-                ("X-Accel-Buffering", "no"),  # A reverse proxy must not collect the events.
-                ("X-Request-Id", self._request_id),
-                *headers,
-            ]
-        )
-        self.response = response
-        await response.prepare(self._request)
-
-    async def write(self, data: bytes) -> None:
-        assert self.response is not None
-        await self.response.write(data)
-
-    async def finish(self, data: bytes) -> None:
-        assert self.response is not None
-        await self.response.write_eof(data)

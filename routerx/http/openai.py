@@ -14,8 +14,8 @@ from routerx.domain.tenant import Tenant
 from routerx.errors import ModelNotFound
 from routerx.gateway.admit import identify
 from routerx.gateway.pipeline import Gateway
-from routerx.http.answer import WholeAnswer
-from routerx.http.inbound import Arrival, SseStream, presented_key, receive
+from routerx.http.answer import CallerStream, WholeAnswer
+from routerx.http.inbound import Arrival, presented_key, receive
 from routerx.ledger.base import Ledger
 from routerx.money import format_price_per_million
 
@@ -40,7 +40,7 @@ class OpenAIApi:
 
     async def _serve(self, arrival: Arrival, operation: Operation) -> web.StreamResponse:
         inbound = await receive(arrival, operation, self._dialect, self._holder.current.server, self._clock)
-        stream = SseStream(arrival.request, arrival.request_id)
+        stream = CallerStream(arrival.request, arrival.request_id)
         try:
             answer = await self._gateway.serve(inbound, stream)
         except Exception:
@@ -50,7 +50,7 @@ class OpenAIApi:
         if answer is None:
             assert stream.response is not None
             return stream.response
-        return WholeAnswer(answer.body, answer.content_type, arrival.request_id, answer.headers)
+        return WholeAnswer(arrival.request, answer.content_type, arrival.request_id, answer.headers, answer.body)
 
     async def models(self, arrival: Arrival) -> web.StreamResponse:
         """What the key may use; without a key, everything where `server.public_models` is on."""

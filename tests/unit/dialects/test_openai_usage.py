@@ -180,7 +180,7 @@ def answer(message: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def test_an_answer_is_read() -> None:
     got = reply(answer({"role": "assistant", "content": "héllo"}, usage=usage(10, 5, 15)))
-    assert got == Reply(Usage(in_fresh=10, out_text=5), False, "m1", 6)
+    assert got == Reply(Usage(in_fresh=10, out_text=5), False, "m1")
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,15 @@ def test_an_answer_is_read() -> None:
     ],
 )
 def test_generated_text_is_measured_wherever_it_stands(message: dict[str, Any], size: int) -> None:
-    got = reply(answer(message, usage=usage(1, 1)))
+    got = reply(answer(message, usage=usage(-1, 1)))
     assert isinstance(got, Reply)
     assert got.output_chars == size
+
+
+def test_what_usage_says_is_not_measured_again() -> None:
+    got = reply(answer({"content": "hello"}, usage=usage(1, 1)))
+    assert isinstance(got, Reply)
+    assert got.output_chars == 0
 
 
 def test_zero_usage_beside_content_is_a_value_and_an_anomaly() -> None:
@@ -216,7 +222,7 @@ def test_usage_in_the_vendors_envelope_is_read() -> None:
 
 
 def test_half_a_surrogate_pair_does_not_spoil_the_answer() -> None:
-    got = reply(b'{"choices":[{"message":{"content":"a\\ud83d"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
+    got = reply(b'{"choices":[{"message":{"content":"a\\ud83d"}}],"usage":{"prompt_tokens":-1}}')
     assert isinstance(got, Reply)
     assert got.output_chars == 4
 
