@@ -196,11 +196,12 @@ def _credentials(run: Compilation, path: Path, name: str, entry: ProviderEntry) 
 def _timeouts(run: Compilation, entry: ProviderEntry) -> Timeouts:
     block = entry.timeouts
     requested_s = run.settings.request_timeout_s
+    total_s = requested_s if requested_s is not None else block.total
     return Timeouts(
-        connect_s=block.connect,
+        connect_s=min(block.connect, total_s),
         first_token_s=block.first_token,
-        idle_s=block.idle,
-        total_s=requested_s if requested_s is not None else block.total,
+        idle_s=min(block.idle, total_s),
+        total_s=total_s,
     )
 
 

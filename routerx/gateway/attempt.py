@@ -67,6 +67,8 @@ class Attempt(msgspec.Struct):
     dialect: Dialect
     started_s: float
     first_token_s: float
+    total_first: bool
+    """`first_token_s` is what is left of the total deadline."""
     first_byte_s: float | None = None
     """Seconds until response headers were here."""
     status: int | None = None
@@ -140,13 +142,16 @@ class AttemptLoop:
         if credential is None:
             return None
         ctx.candidate = candidate
+        first_token_s = first_token_deadline_s(provider, stream=ctx.peek.stream, more=has_next)
+        remaining_s = ctx.inbound.started_s + provider.timeouts.total_s - now_s
         return Attempt(
             candidate=candidate,
             provider=provider,
             credential=credential,
             dialect=dialect(provider.dialect),
             started_s=now_s,
-            first_token_s=first_token_deadline_s(provider, stream=ctx.peek.stream, more=has_next),
+            first_token_s=min(first_token_s, max(remaining_s, 0.0)),
+            total_first=remaining_s < first_token_s,
         )
 
     def _decide(
@@ -196,6 +201,10 @@ class AttemptLoop:
         finally:
             if attempt.reply is not None and not isinstance(result, BufferedCommit | StreamCommit):
                 attempt.reply.abort()
+        if isinstance(result, Failure) and result.kind is FailureKind.FIRST_BYTE_TIMEOUT and attempt.total_first:
+            result = Failure(
+                FailureKind.TOTAL_TIMEOUT, f"{attempt.provider.name} did not answer within its total time."
+            )
         self._note(ctx, attempt, result.kind.value if isinstance(result, Failure) else Outcome.OK)
         return result
 

@@ -24,25 +24,30 @@ async def relay(
     Raises ConnectionError when the caller has gone.
     """
     tap, reply = commit.tap, commit.reply
-    if commit.head:
-        await client.write(commit.head)
-        ctx.delivered = True
+    total = asyncio.timeout(deadline_s - clock.monotonic_s())  # One timer a stream: silence and drips end by it alike.
     try:
-        while not (tap.finished or tap.done or tap.failure is not None):
-            data = await reply.chunk()
-            if not data:
-                break
-            out = tap.feed(data)
-            if out:
-                await client.write(out)
+        async with total:
+            if commit.head:
+                await client.write(commit.head)
                 ctx.delivered = True
-            if clock.monotonic_s() > deadline_s:
-                return Failure(FailureKind.TOTAL_TIMEOUT, "The provider did not finish within the total deadline.")
-        if tap.finished and not tap.done:
-            await _tail(commit)
+            while not (tap.finished or tap.done or tap.failure is not None):
+                data = await reply.chunk()
+                if not data:
+                    break
+                out = tap.feed(data)
+                if out:
+                    await client.write(out)
+                    ctx.delivered = True
+            if tap.finished and not tap.done:
+                await _tail(commit)
     except UpstreamFault as fault:
         if not tap.finished:
             return fault.failure
+    except TimeoutError:
+        if not total.expired():
+            raise
+        if not tap.finished:
+            return Failure(FailureKind.TOTAL_TIMEOUT, "The provider did not finish within the total deadline.")
     if tap.failure is not None and not tap.finished:
         return tap.failure
     return tap.close()

@@ -160,6 +160,8 @@ class Settler:
         seen = committed.tap if isinstance(committed, StreamCommit) else committed.result
         if seen.anomaly:
             ctx.flags.append("anomaly")
+        if isinstance(committed, StreamCommit) and committed.tap.missing_done:
+            ctx.flags.append("missing_done")
         if seen.usage is not None:
             return Consumption(seen.usage, UsageSource.PROVIDER, charged=True)
         return self._delivered(ctx, charged=True)

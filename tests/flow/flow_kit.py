@@ -1,0 +1,34 @@
+"""What providers say in these tests, and a gateway with deadlines of a test's own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.gateway import Gateway, config, running
+from tests.support.upstream import ScriptedUpstream
+
+UP_COST = 7 * 1_000 + 3 * 2_000
+"""Of Ok() and Stream() at `up`, in nano-USD; `spare` takes ten times that."""
+
+
+def chunk(content: str | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {} if content is None else {"content": content}, "finish_reason": finish}
+    return {"id": "chatcmpl-x", "object": "chat.completion.chunk", "model": "m", "choices": [choice], **more}
+
+
+def completion(usage: Any = None, model: str = "m") -> dict[str, Any]:
+    message = {"role": "assistant", "content": "Hello"}
+    body = {"id": "x", "object": "chat.completion", "model": model, "created": 1}
+    body["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return body if usage is None else body | {"usage": usage}
+
+
+@asynccontextmanager
+async def within(tmp_path: Path, **timeouts: str) -> AsyncIterator[tuple[Gateway, ScriptedUpstream]]:
+    """A gateway whose provider has these deadlines."""
+    async with ScriptedUpstream() as up:
+        value = config(up.url)
+        value["providers"]["up"]["timeouts"] = timeouts
+        async with running(tmp_path, value) as gateway:
+            yield gateway, up
