@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -37,6 +38,7 @@ from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
 from routerx.http.edge_limits import EdgeLimits
 from routerx.http.openai import OpenAIApi
+from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.limits.base import utc_day
@@ -140,6 +142,7 @@ class Runtime:
 
     async def _open_ledger(self, snapshot: Snapshot) -> SqliteLedger:
         server = snapshot.server
+        self._own_data_dir(server)
         options = LedgerOptions(
             path=server.ledger_path,
             synchronous=server.ledger_synchronous,
@@ -147,11 +150,20 @@ class Runtime:
         )
         ledger = await open_ledger(options, self.clock)
         self._stack.push_async_callback(ledger.close)
+        ledger.watch_commits(self.metrics.committed)
         await ledger.sync_tenants(snapshot.tenants.values())
         today = utc_day(self.clock.now_ns())
         for name in snapshot.tenants:
             self.limiter.seed_daily(name, ledger.funds(name).requests_today, today)
         return ledger
+
+    def _own_data_dir(self, server: ServerConfig) -> None:
+        """The ledger locks its own directory; where that is another one, the data directory has to be locked, too."""
+        data_dir = Path(server.data_dir).absolute()
+        if data_dir != Path(server.ledger_path).absolute().parent:
+            lock = DataDirLock(data_dir)
+            lock.acquire()
+            self._stack.callback(lock.release)
 
     def _app(self) -> App:
         openai = dialect("openai")
@@ -193,6 +205,7 @@ class Runtime:
     async def _applied(self, old: Snapshot, new: Snapshot) -> None:
         """A new snapshot is in place: what keeps state by its names follows."""
         self._take_over(new)
+        self.ledger.set_log_retention(new.server.log_retention_days)
         await self.ledger.sync_tenants(new.tenants.values())
 
     def _log_request(self, record: RequestRecord) -> None:
@@ -215,6 +228,7 @@ class Runtime:
         metrics.read_from(Reading.HELD_NANO, ledger.held_nano)
         metrics.read_from(Reading.LEDGER_QUEUE, lambda: ledger.health().queue)
         metrics.read_from(Reading.LOG_LINES_DROPPED, lambda: self.logs.dropped if self.logs is not None else 0)
+        metrics.read_reloads_from(lambda: (self.watcher.status.ok, self.watcher.status.refused))
         metrics.read_breakers_from(
             lambda: [
                 (view.endpoint, view.credential_id, view.circuit)

@@ -49,6 +49,8 @@ class ReloadStatus(msgspec.Struct, frozen=True):
     """When the snapshot that serves was put in place."""
     restart_needed: tuple[str, ...] = ()
     """Fields of ServerConfig that differ from those the process was started with."""
+    refused: int = 0
+    """Configurations refused since the start."""
 
 
 class ConfigWatcher:
@@ -150,6 +152,7 @@ class ConfigWatcher:
             generation=snapshot.generation,
             applied_at_ns=self._clock.now_ns(),
             restart_needed=_changed(self._started_with, snapshot.server),
+            refused=self.status.refused,
         )
         log.info("configuration %d is live", snapshot.generation)
         if self.status.restart_needed:
@@ -167,6 +170,7 @@ class ConfigWatcher:
         text = "\n".join(error.problems)
         if text != self.status.error:
             log.error("the configuration is refused, generation %d stays:\n%s", self.status.generation, text)
+            self.status = msgspec.structs.replace(self.status, refused=self.status.refused + 1)
         self.status = msgspec.structs.replace(self.status, ok=False, error=text)
 
     async def _poll(self) -> None:

@@ -292,4 +292,4 @@ def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int
     price = attempt.candidate.endpoint.price
     if price is None or ctx.peek is None or outcome not in MAY_HAVE_WORKED:
         return 0
-    return cost_nano(Usage(in_fresh=ctx.peek.input_tokens_estimate, requests=0), PriceSnapshot(price))
+    return cost_nano(Usage(in_fresh=ctx.peek.input_tokens_likely, requests=0), PriceSnapshot(price))

@@ -182,15 +182,13 @@ class Settler:
         if usage is not None:
             return Consumption(usage, UsageSource.PROVIDER, charged=charged)
         embeddings = ctx.peek.operation is Operation.EMBEDDINGS
-        return self._estimate(
-            ctx, estimated(ctx.peek.input_tokens_estimate, 0 if embeddings else chars), charged=charged
-        )
+        return self._estimate(ctx, estimated(ctx.peek.input_tokens_likely, 0 if embeddings else chars), charged=charged)
 
     def _abandoned(self, ctx: RequestContext, now_s: float) -> Consumption:
         """Row D: the caller left before the first token; free within the key's allowance, else the prompt."""
         if ctx.peek is None or ctx.terms is None or ctx.principal is None or ctx.billing is not BillingMode.PAID:
             return NOTHING
-        prompt = Usage(in_fresh=ctx.peek.input_tokens_estimate, requests=0)
+        prompt = Usage(in_fresh=ctx.peek.input_tokens_likely, requests=0)
         if self._allowance.take(ctx.principal.key_id, cost_nano(prompt, ctx.terms), now_s):
             return NOTHING
         return self._estimate(ctx, prompt, charged=True)

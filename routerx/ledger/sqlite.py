@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -67,7 +67,7 @@ class SqliteLedger:
         self._opened = opened.opened
         self._requests = requests
         self._books_reader, self._log_reader = readers
-        self._writer = Writer(Storage(opened.connection, opened.storage), opened.state)
+        self._writer = Writer(Storage(opened.connection, opened.storage), opened.state, clock)
         self._books = Books(clock, opened.funds, options.queue_max, self._writer.submit)
         self._writer.start(asyncio.get_running_loop(), self._books.receive)
         self._watch = Watch(options, clock, self._books, self._writer, requests)
@@ -229,6 +229,10 @@ class SqliteLedger:
 
     def unfollow(self, queue: asyncio.Queue[RequestRecord]) -> None:
         self._requests.unfollow(queue)
+
+    def watch_commits(self, observe: Callable[[float], None]) -> None:
+        """Have `observe` told how many seconds each batch took. It is called by the writer's thread."""
+        self._writer.on_commit = observe
 
     def set_log_retention(self, days: int) -> None:
         """A reloaded configuration has another `log_retention_days`."""

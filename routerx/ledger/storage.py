@@ -145,7 +145,8 @@ class Storage:
         if size_bytes == 0 or self._low or _size(str(self._ballast)) >= size_bytes:
             return
         try:
-            with self._ballast.open("wb") as file:
+            descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size_bytes)
                 else:

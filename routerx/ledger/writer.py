@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from routerx.clock import Clock
 from routerx.errors import InternalError, RouterXError, StorageBusy, StorageUnavailable
 from routerx.ledger.batch import Batch, BooksState, load_state
 from routerx.ledger.database import touch
@@ -62,7 +63,10 @@ Report = Outcome | Health | Balances
 class Writer:
     """Owns storage and state from `start()` on. `submit` and `chore` are for the event loop."""
 
-    def __init__(self, storage: Storage, state: BooksState) -> None:
+    def __init__(self, storage: Storage, state: BooksState, clock: Clock) -> None:
+        self.on_commit: Callable[[float], None] = lambda duration_s: None
+        """Told the seconds each batch took, by the writer's thread."""
+        self._clock = clock
         self._storage = storage
         self._state = state
         self._queue: queue.SimpleQueue[Op | Callable[[], None]] = queue.SimpleQueue()
@@ -120,8 +124,10 @@ class Writer:
         items = self._take()
         ops = [item for item in items if isinstance(item, Op)]
         if ops:
+            started_s = self._clock.monotonic_s()
             results = self._process(ops)
             self._post(Outcome(ops, results))
+            self.on_commit(self._clock.monotonic_s() - started_s)
             if self._committed:
                 self._take_work()
         for item in items:

@@ -169,8 +169,7 @@ class Metrics(Collector):
         self._overhead = _Histogram(OVERHEAD_BOUNDS_S)
         self._flags: dict[str, int] = {}
         self._generation = 0
-        self._reload_ok = True
-        self._reload_failures = 0
+        self._reloads: Callable[[], tuple[bool, int]] = lambda: (True, 0)
         self._lag = _Histogram(LAG_BOUNDS_S)
         self._closed: dict[str, int] = {}
         self._commit = _Histogram(COMMIT_BOUNDS_S)
@@ -231,12 +230,6 @@ class Metrics(Collector):
         """A configuration is in force; `models` are the names that may stand in the label `model`."""
         self._generation = generation
         self._models = models
-        self._reload_ok = True
-
-    def config_refused(self) -> None:
-        """A configuration was refused; the last good one stays in force."""
-        self._reload_failures += 1
-        self._reload_ok = False
 
     def connection_closed(self, reason: str) -> None:
         """The server ended a connection; `reason` is one of the server's own words."""
@@ -254,6 +247,10 @@ class Metrics(Collector):
     def read_from(self, reading: Reading, source: Callable[[], int]) -> None:
         """Ask `source` for this value when scraped. It must not block. Money is in nano-USD."""
         self._readings[reading] = source
+
+    def read_reloads_from(self, source: Callable[[], tuple[bool, int]]) -> None:
+        """Ask `source` when scraped: is what is on disk in force, and how many configurations were refused so far?"""
+        self._reloads = source
 
     def read_breakers_from(self, source: Callable[[], Iterable[BreakerRow]]) -> None:
         """Ask `source` for the circuits when scraped."""
@@ -293,8 +290,9 @@ class Metrics(Collector):
         yield _values(FLAGS, (((flag,), count) for flag, count in self._flags.items()))
         yield _values(BREAKER, (((row[0], row[1]), CIRCUITS[row[2]]) for row in self._breakers()))
         yield _values(GENERATION, [((), self._generation)])
-        yield _values(RELOAD_OK, [((), int(self._reload_ok))])
-        yield _values(RELOAD_FAILURES, [((), self._reload_failures)])
+        in_force, refused = self._reloads()
+        yield _values(RELOAD_OK, [((), int(in_force))])
+        yield _values(RELOAD_FAILURES, [((), refused)])
         yield _histogram(LOOP_LAG, [((), self._lag)])
         yield _values(CLOSED, (((reason,), count) for reason, count in self._closed.items()))
         yield _histogram(COMMIT, [((), self._commit)])

@@ -214,9 +214,11 @@ def test_flags_of_rows_are_counted() -> None:
 
 def test_reloads_are_shown() -> None:
     metrics = configured()
-    metrics.config_refused()
+    status = (False, 1)
+    metrics.read_reloads_from(lambda: status)
     refused = samples(metrics)
     metrics.config_loaded(4, frozenset())
+    status = (True, 1)
     loaded = samples(metrics)
 
     assert (refused["routerx_config_generation",], refused["routerx_config_last_reload_ok",]) == (3, 0)
