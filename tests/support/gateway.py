@@ -280,7 +280,12 @@ class Gateway:
         return self.runtime.ledger.funds(tenant)
 
     async def spent(self, tenant: str = TENANT) -> int:
-        """nano-USD charged so far, by the transfers on disk."""
+        """nano-USD charged so far, by the transfers on disk, once all that has settled is there."""
+        await wait_for(lambda: self.runtime.ledger.health().queue == 0)
+        return await self.charged_on_disk(tenant)
+
+    async def charged_on_disk(self, tenant: str = TENANT) -> int:
+        """As spent(), without waiting for what is on its way."""
         rows = await self.runtime.ledger.transfers(tenant, 10_000)
         return -sum(row.amount_nano for row in rows if row.kind == "charge")
 
@@ -301,9 +306,20 @@ class Gateway:
             other.execute("ROLLBACK")
             other.close()
 
+    @asynccontextmanager
+    async def commits_failing(self) -> AsyncIterator[None]:
+        """No charge can be written meanwhile; the batch is refused, not delayed."""
+        other = sqlite3.connect(self.data / "ledger.db", isolation_level=None)
+        other.execute("CREATE TRIGGER refuse BEFORE INSERT ON transfers BEGIN SELECT RAISE(ABORT, 'scripted'); END")
+        try:
+            yield
+        finally:
+            other.execute("DROP TRIGGER refuse")
+            other.close()
+
     async def settling(self) -> None:
-        """Wait until a settle is on its way to the disk; inside commits_blocked()."""
-        await wait_for(lambda: self.runtime.ledger.health().queue > 0)
+        """Wait until a request has settled, be it on disk or not; settled() still gives it."""
+        await wait_for(lambda: not self.settles.empty())
 
     # --- the configuration
 
