@@ -262,21 +262,37 @@ class RequestLines:
     def __init__(self, masker: Masker, *, json: bool) -> None:
         self._masker = masker
         self._json = json
+        self._stamp = _Stamp()
 
     def encode(self, request: RequestRecord) -> bytes:
         # Only what a caller wrote can hold a key, so only that is searched.
         request = _without_keys(request, self._masker)
         ended_s = request.started_ns / 1e9 + request.duration_ms / 1e3
         if self._json:
-            return _encode(_request_line(ended_s, request))
+            return _encode(_request_line(self._stamp.of(ended_s), request))
         text = _text_head(ended_s, "INFO", REQUEST_LOGGER) + _CONTROLS.sub(_escaped, _request_text(request))
         return _text(text).encode() + b"\n"
 
 
-def _request_line(ended_s: float, request: RequestRecord) -> _RequestLine:
+class _Stamp:
+    """Timestamps as _timestamp() makes them; the text of a second is made once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def of(self, created_s: float) -> str:
+        milliseconds = int(created_s * 1000)
+        second, rest = divmod(milliseconds, 1000)
+        if second != self._second:
+            self._second, self._text = second, _timestamp(second)[:-4]
+        return f"{self._text}{rest:03d}Z"
+
+
+def _request_line(stamp: str, request: RequestRecord) -> _RequestLine:
     usage = request.usage
     return _RequestLine(
-        ts=_timestamp(ended_s),
+        ts=stamp,
         level="info",
         logger=REQUEST_LOGGER,
         message="request",

@@ -102,18 +102,19 @@ def row(name: str, results: list[Result]) -> str:
 
 
 def measure(ports: dict[str, int], options: argparse.Namespace, *, stream: bool) -> None:
+    connections = options.streams if stream else options.connections
     results: dict[str, list[Result]] = {name: [] for name in ports}
     for round_no in range(options.rounds + 1):
         order = list(ports) if round_no % 2 else list(reversed(ports))
         for name in order:
             seconds = options.seconds if round_no else min(1.0, options.seconds)
             asked = request(ports[name], stream=stream)
-            result = run(ports[name], asked, connections=options.connections, seconds=seconds)
+            result = run(ports[name], asked, connections=connections, seconds=seconds)
             if round_no:  # The first round warms up.
                 results[name].append(result)
     pairs = zip(results["routerx"], results["bare"], strict=True)
     ratios = sorted(ours.per_second / bare.per_second for ours, bare in pairs)
-    sys.stdout.write(f"{'streamed' if stream else 'buffered'}, {options.connections} connections\n")
+    sys.stdout.write(f"{'streamed' if stream else 'buffered'}, {connections} connections\n")
     for name, found in results.items():
         sys.stdout.write(row(name, found) + "\n")
     sys.stdout.write(
@@ -126,7 +127,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--connections", type=int, default=64, help="for buffered answers")
+    parser.add_argument("--streams", type=int, default=320, help="connections for streamed answers, which take longer")
     parser.add_argument("--only", choices=["buffered", "streamed"])
     options = parser.parse_args()
     gateway_core, load_core = cores()
@@ -143,7 +145,8 @@ def main() -> None:
         )
         port = free_port()
         digest = hashlib.sha256(KEY.encode()).hexdigest()
-        config = folder / "routerx.yaml"
+        config = folder / "etc" / "routerx.yaml"  # Apart from what the run writes: its folder is watched.
+        config.parent.mkdir()
         config.write_text(CONFIG.format(port=port, data=folder / "data", upstream=upstream, digest=digest))
         config.chmod(0o600)
         log = stack.enter_context((folder / "log.jsonl").open("w"))
