@@ -1,16 +1,8 @@
-"""Recorded provider traffic through the OpenAI dialect, byte for byte, whole and in pieces.
-
-The recordings lie beside the repository, not in it (their licences and size are their own): `../shared/traffic`, or
-where ROUTERX_TRAFFIC says. Without them these tests are skipped.
-"""
+"""Recorded provider traffic through the OpenAI dialect, byte for byte, whole and in pieces."""
 
 import json
-import os
 import random
 from collections.abc import Iterator
-from functools import cache
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,28 +16,21 @@ from routerx.domain.call import Operation, Peek
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage
 from routerx.jsonx import encode, request_object
-
-TRAFFIC = Path(os.environ.get("ROUTERX_TRAFFIC") or Path(__file__).resolve().parents[2].parent / "shared" / "traffic")
-INDEX = TRAFFIC / "fixtures" / "index.jsonl"
-pytestmark = pytest.mark.skipif(
-    not INDEX.is_file(),
-    reason="recorded provider traffic is not here (set ROUTERX_TRAFFIC to its folder)",
+from tests.support.traffic import (
+    OPERATIONS,
+    Fixture,
+    awkward_cuts,
+    body_of,
+    frames,
+    is_stream,
+    is_usage_frame,
+    needs_traffic,
+    pieces,
+    random_cuts,
+    recordings,
 )
-OPERATIONS = {"openai.chat": Operation.CHAT, "openai.embeddings": Operation.EMBEDDINGS}
 
-Fixture = dict[str, Any]
-
-
-@cache
-def recordings() -> tuple[Fixture, ...]:
-    if not INDEX.is_file():
-        return ()
-    entries = [json.loads(line) for line in INDEX.read_text().splitlines()]
-    return tuple(
-        json.loads((TRAFFIC / "fixtures" / entry["file"]).read_text())
-        for entry in entries
-        if entry["api"] in OPERATIONS and not entry["unusable"]
-    )
+pytestmark = needs_traffic
 
 
 def of(provider: str) -> list[Fixture]:
@@ -56,20 +41,16 @@ PROVIDERS = sorted({fixture["provider"] for fixture in recordings()}) or ["none"
 every_provider = pytest.mark.parametrize("provider", PROVIDERS)
 
 
-def body_of(fixture: Fixture) -> bytes:
-    return (fixture.get("response_text") or json.dumps(fixture["response_body"])).encode()
-
-
 def buffered(provider: str) -> Iterator[tuple[str, Fixture, bytes]]:
     for fixture in of(provider):
-        if fixture["status"] == 200 and "stream_bytes" not in fixture:
+        if fixture["status"] == 200 and not is_stream(fixture):
             yield fixture["id"], fixture, body_of(fixture)
 
 
 def streamed(provider: str) -> Iterator[tuple[str, Fixture, bytes]]:
     for fixture in of(provider):
-        if "stream_bytes" in fixture:
-            yield fixture["id"], fixture, fixture["stream_bytes"].encode()
+        if is_stream(fixture):
+            yield fixture["id"], fixture, body_of(fixture)
 
 
 def tap_for(fixture: Fixture, *, strip_usage: bool = False) -> OpenAITap:
@@ -92,20 +73,6 @@ def outcome(fixture: Fixture, chunks: list[bytes], *, strip_usage: bool = False)
         "missing_done": tap.missing_done,
         **{name: getattr(tap, name) for name in names},
     }
-
-
-def frames(stream: bytes) -> list[bytes]:
-    """All recorded streams of this wire end their events with two line feeds; the last may lack one."""
-    pieces = stream.split(b"\n\n")
-    return [piece + b"\n\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
-
-
-def is_usage_frame(frame: bytes) -> bool:
-    try:
-        value = json.loads(frame.removeprefix(b"data:"))
-    except ValueError:
-        return False
-    return isinstance(value, dict) and not value.get("choices") and bool(value.get("usage"))
 
 
 # --- usage
@@ -208,29 +175,17 @@ def short_streams() -> list[tuple[str, Fixture, bytes]]:
     ]
 
 
-def awkward(stream: bytes) -> list[bytes]:
-    """Cuts inside every prefix, end mark, line end and character."""
-    cuts = {0, len(stream)}
-    for mark in (b"data: ", b"[DONE]", b"\n\n", b"finish_reason", b"usage"):
-        at = stream.find(mark)
-        while at >= 0:
-            cuts |= {at + 1, at + len(mark) - 1}
-            at = stream.find(mark, at + 1)
-    cuts |= {place for place, byte in enumerate(stream) if byte & 0xC0 == 0x80}
-    return [stream[a:b] for a, b in pairwise(sorted(cuts))]
-
-
 def test_cuts_anywhere_give_what_the_whole_gives() -> None:
     rng = random.Random(20260101)
     for name, fixture, stream in short_streams():
         whole = outcome(fixture, [stream])
-        assert outcome(fixture, awkward(stream)) == whole, name
+        assert outcome(fixture, pieces(stream, awkward_cuts(stream))) == whole, name
         size = len(stream)
         if size < 40_000:
             assert outcome(fixture, [stream[n : n + 1] for n in range(size)]) == whole, name
         for _ in range(10):
-            cuts = sorted({0, size, *(rng.randrange(size) for _ in range(rng.choice((1, 3, 40))))})
-            assert outcome(fixture, [stream[a:b] for a, b in pairwise(cuts)]) == whole, name
+            cuts = random_cuts(rng, stream, rng.choice((1, 3, 40)))
+            assert outcome(fixture, pieces(stream, cuts)) == whole, name
 
 
 @settings(max_examples=60)
@@ -241,8 +196,8 @@ def test_any_recording_under_any_line_ends_and_cuts(data: st.DataObject) -> None
     newline = data.draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
     bom = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
     stream = bom + stream.replace(b"\n", newline)
-    cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=30))})
-    got, whole = outcome(fixture, [stream[a:b] for a, b in pairwise(cuts)]), outcome(fixture, [stream])
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream) - 1), max_size=30)))
+    got, whole = outcome(fixture, pieces(stream, cuts)), outcome(fixture, [stream])
     assert got == whole, name
     if "error:midstream" not in fixture["tags"]:
         assert (whole["out"] + whole["terminal"]).startswith(stream.rstrip(b"\r\n")), name
