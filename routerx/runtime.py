@@ -250,7 +250,8 @@ class Runtime:
         self.begin_drain()
         limit_s = drain_s if drain_s is not None else self.holder.current.server.drain_s
         deadline_s = self.clock.monotonic_s() + limit_s
-        while self.gateway.in_flight and self.clock.monotonic_s() < deadline_s:
+        # The edge's requests, not the gateway's: a body may still be coming, a whole answer may still be going out.
+        while self.edge.in_flight and not self.gateway.cutting_off and self.clock.monotonic_s() < deadline_s:
             await self.clock.sleep(DRAIN_POLL_S)
         cut_off = self.gateway.cut_off()
         if cut_off:

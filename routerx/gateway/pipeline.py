@@ -44,16 +44,21 @@ class GatewayParts(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """Serves requests. A request's own state is in its RequestContext; only the set of active tasks is kept here."""
+    """Serves requests. A request's own state is in its RequestContext; only the active tasks are kept here."""
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
-        self._active: set[asyncio.Task[object]] = set()
+        self._active: dict[asyncio.Task[object], RequestContext] = {}
         self._cutting_off = False
 
     @property
     def in_flight(self) -> int:
         return len(self._active)
+
+    @property
+    def cutting_off(self) -> bool:
+        """cut_off() has been called."""
+        return self._cutting_off
 
     async def serve(self, inbound: Inbound, client: ClientStream) -> Answer | None:
         """Answer one request: a buffered Answer, or None when the answer went through `client` as a stream.
@@ -64,7 +69,7 @@ class Gateway:
         ctx = RequestContext(inbound, self._parts.holder.current)
         task = asyncio.current_task()
         assert task is not None
-        self._active.add(task)
+        self._active[task] = ctx
         try:
             self._begin(ctx)
             commit = await self._parts.attempts.commit(ctx)
@@ -84,7 +89,7 @@ class Gateway:
             raise
         finally:
             self._end(ctx)
-            self._active.discard(task)
+            del self._active[task]
 
     def _begin(self, ctx: RequestContext) -> None:
         """Steps 2 to 5: everything that is decided before a provider is asked. Never awaits."""
@@ -211,11 +216,15 @@ class Gateway:
         return self._parts.limiter.headers(ctx.principal.tenant, self._parts.clock.monotonic_s())
 
     def cut_off(self) -> int:
-        """The drain deadline has passed: end what still runs, each in its own shape. Returns how many."""
+        """The drain deadline has passed: end what still runs, each in its own shape. Returns how many.
+
+        An answer that is whole and only waits for its charge to be durable is left to end well: it is paid for.
+        """
         self._cutting_off = True
-        for task in self._active:
+        unfinished = [task for task, ctx in self._active.items() if not ctx.settled]
+        for task in unfinished:
             task.cancel()
-        return len(self._active)
+        return len(unfinished)
 
 
 def _cut_off() -> ShuttingDown:
