@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.flow.flow_kit import OPENING, UP_COST, completion
-from tests.support.gateway import HELLO, KEY, config, running, save, wait_for
+from tests.support.gateway import HELLO, KEY, config, running, save, serving, wait_for
 from tests.support.upstream import Json, Ok, ScriptedUpstream, Stream, usage_of
 
 CHAT = ("POST", "/v1/chat/completions", {"model": "solo", "messages": HELLO})
@@ -165,69 +163,37 @@ async def test_upload_under_way_is_taken_and_answered_within_the_drain(tmp_path:
 # --- the process itself
 
 
-async def start(folder: Path, up: ScriptedUpstream) -> tuple[asyncio.subprocess.Process, int]:
-    """`routerx serve`, and the port that it tells in its first line."""
-    value = config(up.url)
-    value["server"]["listen"] = "127.0.0.1:0"
-    path = save(folder, value)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "routerx", "serve", "-c", str(path)),
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "UP_KEY": "provider-key-fake-123456", "PYTHONPATH": str(Path.cwd())},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    line = json.loads(await process.stderr.readline())
-    return process, int(line["message"].split("127.0.0.1:")[1].split(",")[0])
-
-
 async def test_sigterm_finishes_what_runs_and_exits_with_0(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as up:
-        process, port = await start(tmp_path, up)
+    async with ScriptedUpstream() as up, serving(tmp_path, config(up.url)) as served:
         gate = asyncio.Event()
         up.default = Ok(gate=gate)
-        asked = asyncio.ensure_future(call(port))
+        caller = await served.begin()
         await up.arrived()
-        process.send_signal(signal.SIGTERM)
-        while True:
-            assert process.stderr is not None
-            if b"draining" in await process.stderr.readline():
-                break
+        served.process.send_signal(signal.SIGTERM)
+        await served.said(b"draining: 1 requests in flight")
         gate.set()
-        assert (await asked).startswith(b"HTTP/1.1 200")
-        assert await process.wait() == 0
-        rest = (await process.stderr.read()).decode()
-        assert json.loads(rest.splitlines()[-1])["message"] == "stopped"
+        assert (await caller.reply()).status == 200
+        assert await served.ended() == 0
+        assert json.loads(served.log.splitlines()[-1])["message"] == "stopped"
         assert not (tmp_path / "data" / "admin.sock").exists()
-    (tmp_path / "data" / ".ballast").unlink()
 
 
 async def test_second_sigterm_ends_what_runs(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as up:
-        process, port = await start(tmp_path, up)
+    async with ScriptedUpstream() as up, serving(tmp_path, config(up.url)) as served:
         up.default = Ok(gate=asyncio.Event())
-        asked = asyncio.ensure_future(call(port))
+        caller = await served.begin()
         await up.arrived()
-        process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        while b"draining" not in await process.stderr.readline():
-            pass
-        process.send_signal(signal.SIGTERM)
-        answer = await asked
-        assert answer.startswith(b"HTTP/1.1 503")
-        assert b"shutting_down" in answer
-        assert await process.wait() == 0
-    (tmp_path / "data" / ".ballast").unlink()
+        served.process.send_signal(signal.SIGTERM)
+        await served.said(b"draining")
+        served.process.send_signal(signal.SIGTERM)
+        reply = await caller.reply()
+        assert (reply.status, reply.error["code"]) == (503, "shutting_down")
+        assert await served.ended() == 0
 
 
-async def call(port: int) -> bytes:
-    """A chat on a connection of its own, as it comes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body = json.dumps(CHAT[2]).encode()
-    writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-        b"x-api-key: %b\r\nContent-Length: %d\r\n\r\n" % (KEY.encode(), len(body)) + body
-    )
-    answer = await reader.read()
-    writer.close()
-    return answer
+async def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as up, serving(tmp_path, config(up.url)) as served:
+        save(tmp_path, "models: [")
+        served.process.send_signal(signal.SIGHUP)
+        await served.said(b"the configuration is refused")
+        assert (await served.chat()).status == 200

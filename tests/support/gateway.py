@@ -13,11 +13,13 @@ the records of finished requests in the order in which they settled, so that not
 import asyncio
 import hashlib
 import json
+import os
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +33,7 @@ from routerx.domain.record import RequestRecord
 from routerx.ledger.base import TenantFunds
 from routerx.runtime import Runtime, ServeOptions
 
+ROOT = Path(__file__).parent.parent.parent
 KEY = "tenant_key_fake_123456"
 ADMIN_KEY = "admin_key_fake_123456"
 UPSTREAM_KEY = "provider-key-fake-123456"
@@ -219,25 +222,17 @@ class Caller:
         self._writer.transport.abort()
 
 
-@dataclass
-class Gateway:
-    """A running gateway and what a test asks of it."""
+class Front:
+    """The public port, and callers of it."""
 
-    runtime: Runtime
-    folder: Path
-    settles: "asyncio.Queue[RequestRecord]"
-    _clients: list[openai.AsyncOpenAI] = field(default_factory=list)
-    _callers: list[Caller] = field(default_factory=list)
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._clients: list[openai.AsyncOpenAI] = []
+        self._callers: list[Caller] = []
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.runtime.port}"
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    # --- callers
+        return f"http://127.0.0.1:{self.port}"
 
     def client(self, key: str = KEY) -> openai.AsyncOpenAI:
         """The official client, unmodified but for address and key."""
@@ -246,7 +241,7 @@ class Gateway:
         return client
 
     async def connect(self) -> Caller:
-        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.runtime.port, limit=2**22))
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**22))
         self._callers.append(caller)
         return caller
 
@@ -268,6 +263,27 @@ class Gateway:
         caller = await self.connect()
         await caller.send("POST", "/v1/chat/completions", {"model": model, "messages": HELLO, **fields})
         return caller
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        for caller in self._callers:
+            caller.leave()
+        for client in self._clients:
+            await client.close()
+
+
+class Gateway(Front):
+    """A gateway in this process, and what a test asks of it."""
+
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
+        super().__init__(runtime.port)
+        self.runtime = runtime
+        self.folder = folder
+        self.settles: asyncio.Queue[RequestRecord] = runtime.ledger.follow()
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
 
     # --- the books
 
@@ -332,11 +348,31 @@ class Gateway:
         self.write(value)
         return await self.runtime.watcher.reload_now()
 
-    async def close(self) -> None:
-        for caller in self._callers:
-            caller.leave()
-        for client in self._clients:
-            await client.close()
+
+class Served(Front):
+    """A gateway in a process of its own, as users run it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        super().__init__(port)
+        self.process = process
+        self.log = b""
+        """What it has written so far, and was read."""
+
+    async def said(self, text: bytes) -> None:
+        """Wait for a line of its log."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(GUARD_S):
+            while text not in (line := await self.process.stderr.readline()):
+                assert line, f"it has ended without saying {text!r}: {self.log.decode()}"
+                self.log += line
+        self.log += line
+
+    async def ended(self) -> int:
+        """Its exit code; `log` is then whole."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(GUARD_S):
+            self.log += await self.process.stderr.read()
+            return await self.process.wait()
 
 
 def save(folder: Path, value: Config | str) -> Path:
@@ -352,13 +388,39 @@ async def running(folder: Path, value: Config | str, env: Mapping[str, str] = EN
     """A gateway with this configuration, its files in `folder`. It is stopped without draining."""
     options = ServeOptions(config=str(save(folder, value)), flags=Flags(port=0), environ=env, folder=str(folder))
     runtime = await Runtime.start(options)
-    gateway = Gateway(runtime, folder, runtime.ledger.follow())
+    gateway = Gateway(runtime, folder)
     try:
         yield gateway
     finally:
         await gateway.close()
         await runtime.stop(0)
         (gateway.data / ".ballast").unlink(missing_ok=True)  # 16 MiB, times every test.
+
+
+@asynccontextmanager
+async def serving(folder: Path, value: Config, env: Mapping[str, str] = ENVIRON) -> AsyncIterator[Served]:
+    """`routerx serve` with this configuration. Killed in the end, if it still runs."""
+    value["server"]["listen"] = "127.0.0.1:0"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "routerx", "serve", "-c", str(save(folder, value))),
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env},
+        stderr=asyncio.subprocess.PIPE,
+        limit=2**22,
+    )
+    try:
+        assert process.stderr is not None
+        line = await process.stderr.readline()
+        assert b"serves" in line, (line + await process.stderr.read()).decode()
+        served = Served(process, int(line.split(b"127.0.0.1:")[1].split(b",")[0]))
+        served.log += line
+        yield served
+        await served.close()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        (folder / "data" / ".ballast").unlink(missing_ok=True)
 
 
 async def wait_for(condition: Callable[[], object], within_s: float = GUARD_S) -> None:
