@@ -7,7 +7,6 @@ accept and identity encoding where they are missing.
 """
 
 import asyncio
-import logging
 import ssl
 import time
 from collections.abc import Mapping
@@ -24,23 +23,18 @@ from routerx.domain.failure import FailureKind, UpstreamFault
 from routerx.errors import OperatorError
 from routerx.providers.spec import Provider
 from routerx.upstream.base import UpstreamReply
+from routerx.upstream.bounds import (
+    CACHED_MAX,
+    DNS_SHARE,
+    HEADERS_MAX,
+    KEEPALIVE_S,
+    LINE_BYTES_MAX,
+    READ_BUFFER_BYTES,
+)
 from routerx.upstream.dns import DNS_TTL_S, StaleResolver
 from routerx.upstream.faults import CAUGHT, Phase, failure, failure_of
+from routerx.upstream.sockets import private_trust
 from routerx.upstream.wire import Sending, Wire, WirePool
-
-log = logging.getLogger("routerx.upstream")
-
-LINE_BYTES_MAX = 8190
-HEADERS_MAX = 128
-"""Of a response: its status line, each header field, and how many of them (FAULTS.md 19)."""
-READ_BUFFER_BYTES = 64 * 1024
-"""aiohttp stops reading from a provider while twice this is unread: a slow caller slows the provider down."""
-KEEPALIVE_S = 55.0
-"""Idle connections are kept this long. Providers that close sooner cost one silent resend."""
-CACHED_MAX = 1024
-"""Parsed URLs and timeouts kept per transport; beyond this they are forgotten and parsed again."""
-DNS_SHARE = 0.8
-"""Of the connect deadline, what a resolver may use: so that a slow one is told from a slow host."""
 
 
 class AiohttpTransport:
@@ -138,14 +132,7 @@ class AiohttpTransport:
         if ca_file is None:
             return True
         if self._ssl is None:
-            context = ssl.create_default_context()
-            try:
-                context.load_verify_locations(cafile=ca_file)
-            except OSError as error:
-                log.error("provider %r: ca_file %r cannot be used: %s", self._provider.name, ca_file, error)
-                raise UpstreamFault(failure(FailureKind.TLS_ERROR, call, "its ca_file cannot be used")) from error
-            context.set_alpn_protocols(["http/1.1"])
-            self._ssl = context
+            self._ssl = private_trust(self._provider, ca_file, call)
         return self._ssl
 
     def _url(self, text: str) -> URL:

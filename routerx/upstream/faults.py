@@ -93,7 +93,7 @@ CAUGHT: tuple[type[BaseException], ...] = (aiohttp.ClientError, http_exceptions.
 
 def failure_of(error: BaseException, phase: Phase, call: UpstreamCall) -> Failure:
     """The Failure that `error` means for `call` in `phase`."""
-    return failure(kind_of(error, phase), call, _reason(error))
+    return failure(kind_of(error, phase), call, reason_of(error))
 
 
 def kind_of(error: BaseException, phase: Phase) -> FailureKind:
@@ -146,7 +146,7 @@ _SAYINGS: Mapping[FailureKind, str] = {
 }
 
 
-def _reason(error: BaseException) -> str | None:
+def reason_of(error: BaseException) -> str | None:
     """What the system says, from its own tables; never the exception's text, which holds addresses and peer bytes."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         error = error.certificate_error

@@ -9,7 +9,6 @@ pool is closed, and takes a reset in a body without a length for its end (12, 18
 
 import asyncio
 import functools
-import socket
 from typing import Any
 
 import aiohttp
@@ -17,17 +16,12 @@ from aiohttp import payload
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
-from aiohttp.connector import AddrInfoType, Connection
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.tracing import Trace
 
-HEAD_BYTES_MAX = 1024 * 1024
-"""All that may arrive before the final response's headers are complete: a flood of 1xx replies ends here. It is far
-above any honest head because a body that follows in the same reads counts until the call resumes."""
-PIECE_BYTES = 256 * 1024
-"""A longer request body is written in pieces of this size, each waiting for the socket."""
-PROBE_IDLE_S, PROBE_INTERVAL_S, PROBES = 60, 20, 3
-"""TCP keepalive, so that a model may think for minutes behind a NAT, and a dead peer is noticed."""
+from routerx.upstream.bounds import HEAD_BYTES_MAX, PIECE_BYTES
+from routerx.upstream.sockets import keepalive_socket
 
 
 class Wire(ResponseHandler):
@@ -151,7 +145,7 @@ class WirePool(aiohttp.TCPConnector):
     """aiohttp's pool, of Wires."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(socket_factory=_socket, **settings)
+        super().__init__(socket_factory=keepalive_socket, **settings)
         # partial is invariant, though a factory of Wires is one of ResponseHandlers.
         self._factory = functools.partial(Wire, loop=self._loop)  # type: ignore[assignment]
 
@@ -161,18 +155,3 @@ class WirePool(aiohttp.TCPConnector):
         assert isinstance(sending, Sending)
         sending.dispatch(connection)
         return connection
-
-
-def _socket(address: AddrInfoType) -> socket.socket:
-    family, kind, proto, _, _ = address
-    sock = socket.socket(family, kind, proto)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Linux has these three; elsewhere the system's own intervals hold.
-    for option, value in (
-        ("TCP_KEEPIDLE", PROBE_IDLE_S),
-        ("TCP_KEEPINTVL", PROBE_INTERVAL_S),
-        ("TCP_KEEPCNT", PROBES),
-    ):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return sock
