@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 import msgspec
-from multidict import CIMultiDict
+from multidict import MultiMapping
 
 from routerx.domain.failure import Failure
 from routerx.domain.model import Capability, Endpoint
@@ -74,7 +74,8 @@ class UpstreamCall(msgspec.Struct, frozen=True):
     provider: str
     method: str
     url: str
-    headers: CIMultiDict[str]
+    headers: MultiMapping[str]
+    """Case-insensitive. A read-only CIMultiDictProxy may be shared by many calls, and is encoded only once."""
     body: bytes
     stream: bool
     timeouts: Timeouts

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import msgspec
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from routerx import __version__, jsonx
 from routerx.dialects.base import Dialect
@@ -77,8 +77,8 @@ class _Base(msgspec.Struct, frozen=True):
     provider: Provider
     credential: Credential
     url: str
-    headers: CIMultiDict[str]
-    stream_headers: CIMultiDict[str]
+    headers: CIMultiDictProxy[str]
+    stream_headers: CIMultiDictProxy[str]
     quirks: Quirks
 
 
@@ -104,7 +104,7 @@ class Preparer:
             provider=provider.name,
             method="POST",
             url=base.url,
-            headers=(base.stream_headers if peek.stream else base.headers).copy(),
+            headers=base.stream_headers if peek.stream else base.headers,
             body=jsonx.encode(body),
             stream=peek.stream,
             timeouts=provider.timeouts,
@@ -132,8 +132,9 @@ class Preparer:
         return base
 
 
-def header_block(provider: Provider, credential: Credential, *, accept: str) -> CIMultiDict[str]:
-    """All headers of a call but Host and Content-Length. Raises ConfigError for one that must not be sent."""
+def header_block(provider: Provider, credential: Credential, *, accept: str) -> CIMultiDictProxy[str]:
+    """All headers of a call but Host and Content-Length, read-only because calls share them. Raises ConfigError for one
+    that must not be sent."""
     headers: CIMultiDict[str] = CIMultiDict()
     headers["user-agent"] = f"routerx/{__version__}"
     for name, value in provider.headers:
@@ -152,7 +153,7 @@ def header_block(provider: Provider, credential: Credential, *, accept: str) -> 
             headers["authorization"] = f"Bearer {key}"
         else:
             headers[_CREDENTIAL_HEADERS[provider.auth]] = key
-    return headers
+    return CIMultiDictProxy(headers)
 
 
 def header_problem(name: str, value: str) -> str | None:

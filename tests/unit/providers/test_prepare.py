@@ -167,12 +167,13 @@ def test_no_credential_is_sent_where_there_is_none_to_send(auth: Auth, secret: s
     assert KEY not in "".join(headers.values())
 
 
-def test_a_call_owns_its_headers() -> None:
+def test_calls_share_one_header_block_that_nobody_can_change() -> None:
     preparer = Preparer()
-    first = prepare(preparer=preparer).call
-    first.headers["x-changed"] = "yes"
+    first, second = prepare(preparer=preparer).call, prepare(preparer=preparer).call
 
-    assert "x-changed" not in prepare(preparer=preparer).call.headers
+    assert first.headers is second.headers
+    with pytest.raises(TypeError):
+        first.headers["x-changed"] = "yes"
 
 
 def test_a_reload_with_another_key_under_the_same_names_is_seen_at_once() -> None:
