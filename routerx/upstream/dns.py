@@ -1,15 +1,17 @@
 """Names to addresses for one transport: the last good answer outlives its resolver (FAULTS.md 3).
 
 A resolver that fails or is slow is not asked again for NEGATIVE_S; in that time, and after, the last good addresses of
-the name serve. aiohttp keeps good answers for DNS_TTL_S in front of this.
+the name serve. In front of this good answers are kept for DNS_TTL_S, by aiohttp or by an AddressBook.
 """
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable
 from typing import TypeVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType
 
 _V = TypeVar("_V")
 
@@ -49,6 +51,43 @@ class StaleResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+class AddressBook:
+    """A resolver's answers as socket addresses, kept for DNS_TTL_S and asked for once at a time."""
+
+    def __init__(self, resolver: AbstractResolver, monotonic_s: Callable[[], float]) -> None:
+        self._resolver = resolver
+        self._monotonic_s = monotonic_s
+        self._kept: dict[tuple[str, int], tuple[float, list[AddrInfoType]]] = {}
+        self._asking = asyncio.Lock()
+
+    async def addresses(self, host: str, port: int) -> list[AddrInfoType]:
+        """At least one. Raises socket.gaierror. An address in place of a name needs no resolver."""
+        try:
+            version = ipaddress.ip_address(host).version
+        except ValueError:
+            async with self._asking:  # Many calls at once need one answer, not one each.
+                return await self._resolved(host, port)
+        return [_address(socket.AF_INET if version == 4 else socket.AF_INET6, host, port)]
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+    async def _resolved(self, host: str, port: int) -> list[AddrInfoType]:
+        name = (host, port)
+        until_s, addresses = self._kept.get(name, (0.0, []))
+        if until_s > self._monotonic_s():
+            return addresses
+        found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
+        addresses = [_address(one["family"], one["host"], one["port"]) for one in found]
+        _keep(self._kept, name, (self._monotonic_s() + DNS_TTL_S, addresses))
+        return addresses
+
+
+def _address(family: int, host: str, port: int) -> AddrInfoType:
+    where = (host, port, 0, 0) if family == socket.AF_INET6 else (host, port)
+    return (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)
 
 
 def _keep(table: dict[tuple[str, int], _V], name: tuple[str, int], value: _V) -> None:

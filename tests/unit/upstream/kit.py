@@ -13,17 +13,27 @@ from routerx.domain.call import UpstreamCall
 from routerx.domain.failure import Failure, UpstreamFault
 from routerx.domain.policy import Timeouts
 from routerx.providers.spec import Auth, Provider
-from routerx.upstream.base import RESPONSE_BYTES_MAX, UpstreamReply
+from routerx.upstream.base import RESPONSE_BYTES_MAX, Transport, UpstreamReply
 from routerx.upstream.client import AiohttpTransport
+from routerx.upstream.direct import DirectTransport
 
 SHORT_S = 0.1
 AMPLE_S = 10.0
 BODY = json.dumps({"model": "m", "messages": []}).encode()
 
 
+TRANSPORTS: dict[str, type[AiohttpTransport] | type[DirectTransport]] = {
+    "aiohttp": AiohttpTransport,
+    "direct": DirectTransport,
+}
+chosen: list[str] = ["direct"]
+"""The transport under test, last in the list; conftest.py sets it."""
+
+
 @asynccontextmanager
-async def transport(**settings: Any) -> AsyncIterator[AiohttpTransport]:
-    opened = AiohttpTransport(Provider("acme", "openai_chat", "http://acme.invalid", Auth.NONE, (), **settings))
+async def transport(**settings: Any) -> AsyncIterator[Transport]:
+    provider = Provider("acme", "openai_chat", "http://acme.invalid", Auth.NONE, (), **settings)
+    opened = AiohttpTransport(provider) if provider.proxy is not None else TRANSPORTS[chosen[-1]](provider)
     try:
         yield opened
     finally:
@@ -81,7 +91,7 @@ def call(
     )
 
 
-async def fetch(transport: AiohttpTransport, sent: UpstreamCall, bytes_max: int = RESPONSE_BYTES_MAX) -> bytes:
+async def fetch(transport: Transport, sent: UpstreamCall, bytes_max: int = RESPONSE_BYTES_MAX) -> bytes:
     reply = await transport.open(sent)
     body = await reply.read(bytes_max)
     reply.release()
@@ -102,7 +112,7 @@ async def chunks_until_fault(reply: UpstreamReply) -> tuple[bytes, Failure]:
     raise AssertionError(f"the body ended well after {len(seen)} bytes")
 
 
-async def failing(transport: AiohttpTransport, sent: UpstreamCall) -> Failure:
+async def failing(transport: Transport, sent: UpstreamCall) -> Failure:
     with pytest.raises(UpstreamFault) as caught:
         async with asyncio.timeout(AMPLE_S):
             await transport.open(sent)

@@ -1,4 +1,4 @@
-"""The aiohttp transport over real sockets: what is sent, what is kept open, what is closed and when."""
+"""Both transports over real sockets: what is sent, what is kept open, what is closed and when."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import os
 import pytest
 
 from routerx.domain.failure import FailureKind, UpstreamFault
-from routerx.upstream import client
+from routerx.upstream import client, direct
 from tests.support.upstream import (
     Drip,
     End,
@@ -336,11 +336,13 @@ async def test_what_arrived_before_a_fault_is_delivered_before_it() -> None:
 
 async def test_parsed_urls_and_timeouts_are_kept_up_to_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CACHED_MAX", 2)
+    monkeypatch.setattr(direct, "CACHED_MAX", 2)
     async with ScriptedUpstream() as upstream, transport() as out:
         for i in range(5):
             await fetch(out, call(f"{upstream.url}/{i}", connect_s=1.0 + i))
-        assert len(out._urls) <= 2
-        assert len(out._timeouts) <= 2
+        for table in ("_urls", "_timeouts", "_targets"):
+            assert len(getattr(out, table, ())) <= 2
+        assert upstream.connections == 1
 
 
 def test_the_compiled_parser_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
