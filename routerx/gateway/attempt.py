@@ -23,6 +23,7 @@ from routerx.domain.record import AttemptRecord, Outcome
 from routerx.domain.usage import Usage
 from routerx.errors import UpstreamRefused
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
+from routerx.gateway.redact import redacted
 from routerx.providers.prepare import Prepared, Preparer, Target
 from routerx.providers.spec import Credential, Provider
 from routerx.routing.decide import AttemptState, decide, following
@@ -201,12 +202,19 @@ class AttemptLoop:
         finally:
             if attempt.reply is not None and not isinstance(result, BufferedCommit | StreamCommit):
                 attempt.reply.abort()
-        if isinstance(result, Failure) and result.kind is FailureKind.FIRST_BYTE_TIMEOUT and attempt.total_first:
-            result = Failure(
-                FailureKind.TOTAL_TIMEOUT, f"{attempt.provider.name} did not answer within its total time."
-            )
-        self._note(ctx, attempt, result.kind.value if isinstance(result, Failure) else Outcome.OK)
+        if isinstance(result, Failure):
+            result = self._told(attempt, result)
+            self._note(ctx, attempt, result.kind.value)
+        else:
+            self._note(ctx, attempt, Outcome.OK)
         return result
+
+    def _told(self, attempt: Attempt, failure: Failure) -> Failure:
+        """The failure as it goes on: named for the deadline that was passed, and without the secrets of its call."""
+        if failure.kind is FailureKind.FIRST_BYTE_TIMEOUT and attempt.total_first:
+            name = attempt.provider.name
+            return Failure(FailureKind.TOTAL_TIMEOUT, f"{name} did not answer within its total time.")
+        return redacted(failure, attempt.provider, attempt.credential)
 
     async def _ask(
         self, ctx: RequestContext, attempt: Attempt, prepared: Prepared

@@ -18,6 +18,7 @@ from routerx.gateway.admit import identify, place_hold, terms_of, tokens_expecte
 from routerx.gateway.attempt import AttemptLoop
 from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
 from routerx.gateway.headers import cost_headers, route_headers
+from routerx.gateway.redact import redacted
 from routerx.gateway.relay import relay
 from routerx.gateway.settle import Settler
 from routerx.jsonx import request_object
@@ -129,7 +130,7 @@ class Gateway:
             failure = await relay(ctx, commit, client, parts.clock, inbound.started_s + provider.timeouts.total_s)
             if failure is not None:
                 self._failed_midstream(ctx, commit, failure)
-                raise as_client_error(failure)
+                raise as_client_error(redacted(failure, provider, commit.credential))
             commit.reply.release()
             self._succeeded(commit, ctx.first_s)
             await self._settle_durably(ctx)
