@@ -173,6 +173,8 @@ def _buckets(counts: _Counts, *, generates: bool) -> tuple[Usage | None, bool]:
         # Some servers count the cache hits of a hidden prefix that they do not count as prompt. The totals are good.
         cached = written = 0
         sound = False
+    elif cached + written > prompt:
+        cached = max(cached - written, 0)  # One prefix, read and written at once: the lesser is part of the greater.
     # Parts may overlap (an image read from the cache); the prompt is shared out once, cache first.
     written, prompt = _take(written, prompt)
     cached, prompt = _take(cached, prompt)

@@ -105,6 +105,15 @@ def test_overlapping_parts_share_the_prompt_out_once() -> None:
     assert read(report) == (Usage(in_cache_read=162, in_image=103, out_text=52), False)
 
 
+@pytest.mark.parametrize(("cached", "written", "read_only"), [(2161, 2161, 0), (2161, 2000, 161), (2000, 2161, 0)])
+def test_a_prefix_that_is_read_and_written_at_once_leaves_the_rest_fresh(
+    cached: int, written: int, read_only: int
+) -> None:
+    details = {"cached_tokens": cached, "cache_write_tokens": written}
+    expected = Usage(in_fresh=7, in_cache_read=read_only, in_cache_write_5m=written, out_text=100)
+    assert read(usage(2168, 100, 2268, prompt_tokens_details=details)) == (expected, False)
+
+
 @pytest.mark.parametrize(
     "report",
     [
