@@ -306,10 +306,12 @@ class Gateway(Front):
         return -sum(row.amount_nano for row in rows if row.kind == "charge")
 
     async def assert_books_are_clean(self) -> None:
-        """The ledger proves itself, and nothing is held."""
+        """The ledger proves itself; nothing is held, leased or left running. With no request in flight."""
+        await wait_for(lambda: self.runtime.gateway.in_flight == 0)
         report = await self.runtime.ledger.verify()
         assert report.violations == ()
         assert self.runtime.ledger.held_nano() == 0
+        assert self.runtime.limiter.in_flight == 0
 
     @asynccontextmanager
     async def commits_blocked(self) -> AsyncIterator[None]:
