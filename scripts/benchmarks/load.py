@@ -29,23 +29,42 @@ class Caller(asyncio.Protocol):
 
     def __init__(self, request: bytes, until_s: float, result: Result, done: asyncio.Future[None]) -> None:
         self.request, self.until_s, self.result, self.done = request, until_s, result, done
+        self.in_chunks = self.succeeded = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.ask()
 
     def ask(self) -> None:
-        self.received = bytearray()
+        self.received = b""
+        self.missing: int | None = None
+        """Bytes of the body that are still to come; None: a chunked body, or a head that is not complete yet."""
         self.asked_s = time.perf_counter()
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        received = self.received
-        received += data
-        if not self.complete():
-            return
+        if self.missing is not None:
+            self.missing -= len(data)
+        elif self.received and self.in_chunks:
+            self.received = self.received[-8:] + data  # Only its end is looked at.
+        else:
+            self.received += data
+            self.read_head()
+        if self.missing == 0 or (self.missing is None and self.received.endswith(b"\r\n0\r\n\r\n")):
+            self.answered()
+
+    def read_head(self) -> None:
+        head, found, body = self.received.partition(b"\r\n\r\n")
+        if found:
+            self.succeeded = head.startswith(b"HTTP/1.1 200")
+            at = head.lower().find(b"\r\ncontent-length:")
+            self.in_chunks = at < 0
+            if at >= 0:
+                self.missing = int(head[at + 17 :].partition(b"\r\n")[0]) - len(body)
+
+    def answered(self) -> None:
         now_s = time.perf_counter()
-        if received.startswith(b"HTTP/1.1 200"):
+        if self.succeeded:
             self.result.latencies_s.append(now_s - self.asked_s)
         else:
             self.result.failed += 1
@@ -53,20 +72,6 @@ class Caller(asyncio.Protocol):
             self.ask()
         else:
             self.transport.close()
-
-    def complete(self) -> bool:
-        received = self.received
-        if received.endswith(b"\r\n0\r\n\r\n"):
-            return True
-        end = received.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        head = bytes(received[:end]).lower()
-        at = head.find(b"\r\ncontent-length:")
-        if at < 0:
-            return False
-        line = head[at + 17 :].partition(b"\r\n")[0]
-        return len(received) >= end + 4 + int(line)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None or self.until_s > time.perf_counter():

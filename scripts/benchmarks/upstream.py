@@ -58,9 +58,11 @@ STREAM = [
 class Provider(asyncio.Protocol):
     """One connection; requests come one after the other."""
 
+    def __init__(self, streaming: dict["Provider", int]) -> None:
+        self.streaming = streaming
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
-        self.loop = asyncio.get_running_loop()
         self.buffer = b""
 
     def data_received(self, data: bytes) -> None:
@@ -74,22 +76,33 @@ class Provider(asyncio.Protocol):
             body = self.buffer[end + 4 : end + 4 + length]
             self.buffer = self.buffer[end + 4 + length :]
             if b'"stream":true' in body:
-                self.send(0)
+                self.transport.write(STREAM[0])
+                self.streaming[self] = 1
             else:
                 self.transport.write(BUFFERED)
 
-    def send(self, n: int) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(STREAM[n])
-            if n + 1 < len(STREAM):
-                self.loop.call_later(FRAME_INTERVAL_S, self.send, n + 1)
+
+async def tick(streaming: dict[Provider, int]) -> None:
+    """The next frame of every stream, each FRAME_INTERVAL_S: one timer for all is what a stub can afford."""
+    loop = asyncio.get_running_loop()
+    due_s = loop.time()
+    while True:
+        due_s += FRAME_INTERVAL_S
+        await asyncio.sleep(max(0.0, due_s - loop.time()))
+        for provider, n in list(streaming.items()):
+            if n + 1 < len(STREAM) and not provider.transport.is_closing():
+                streaming[provider] = n + 1
+            else:
+                del streaming[provider]
+            provider.transport.write(STREAM[n])
 
 
 async def main() -> None:
-    server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", 0)
+    streaming: dict[Provider, int] = {}
+    server = await asyncio.get_running_loop().create_server(lambda: Provider(streaming), "127.0.0.1", 0)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
-    await server.serve_forever()
+    await tick(streaming)
 
 
 if __name__ == "__main__":
