@@ -19,8 +19,13 @@ ABORTS = 0.05
 EFFECT_S_MAX = 8.0
 POLL_S = 0.02
 SAMPLE_S = 0.25
-WARM_UP_S = 20.0
-SAMPLES_MIN = 10
+WARM_UP_S_MAX = 60.0
+FLAT_S = 8.0
+FLAT_BYTES = 2**20
+"""A gateway is warm, its pools and caches full, when its memory has grown by less in so long a time of load."""
+
+SLOPE_EDITS_MIN = 50
+"""With fewer edits it is not warmed up first, and a slope would tell nothing."""
 WRITE_BYTES = 97
 PAUSE_S = 0.004
 """A file that is written slowly is written in pieces of so many bytes, with such a pause between them."""
@@ -159,6 +164,8 @@ class Samples:
     def __init__(self, made: Arena) -> None:
         self._made = made
         self._taken: list[tuple[float, int, int]] = []
+        self._warm_at: int | None = None
+        """Index of the first sample of a warm gateway."""
 
     async def run(self) -> None:
         while True:
@@ -166,24 +173,33 @@ class Samples:
             self._taken.append((time.monotonic(), gateway.rss_bytes(), gateway.open_fds()))
             await asyncio.sleep(SAMPLE_S)
 
+    async def warm_up(self) -> None:
+        """Returns when the gateway is warm, or after WARM_UP_S_MAX."""
+        back = round(FLAT_S / SAMPLE_S)
+        for _ in range(round(WARM_UP_S_MAX / SAMPLE_S)):
+            await asyncio.sleep(SAMPLE_S)
+            if len(self._taken) > back and self._taken[-1][1] - self._taken[-1 - back][1] < FLAT_BYTES:
+                break
+        self._warm_at = len(self._taken) - 1
+
     def figures(self) -> dict[str, str]:
-        """First and last values, and the slopes once caches and pools have filled."""
-        settled = [taken for taken in self._taken if taken[0] - self._taken[0][0] > WARM_UP_S]
+        """First and last values, and where it was warmed up what they were then and their slopes from then on."""
         figures = {}
         for name, column, scale, unit in (("memory", 1, 2**20, " MiB"), ("open files", 2, 1, "")):
             values = [taken[column] / scale for taken in self._taken]
-            slope = _slope([taken[0] for taken in settled], [taken[column] / scale for taken in settled])
-            after = "too short for a slope"
-            if slope is not None:
-                after = f"{slope * 60:+.2f}{unit}/min after {WARM_UP_S:g} s"
-            figures[name] = f"{values[0]:.0f} to {values[-1]:.0f}{unit}, {after}"
+            if self._warm_at is None:
+                figures[name] = f"{values[0]:.0f} to {values[-1]:.0f}{unit}"
+                continue
+            slope = _slope([taken[0] for taken in self._taken[self._warm_at :]], values[self._warm_at :])
+            figures[name] = (
+                f"{values[0]:.0f}{unit} at first, {values[self._warm_at]:.1f} when warm, {values[-1]:.1f} at the end: "
+                f"{slope * 60:+.2f}{unit}/min"
+            )
         return figures
 
 
-def _slope(xs: list[float], ys: list[float]) -> float | None:
-    """Of the least squares line, per second; None for too few points."""
-    if len(xs) < SAMPLES_MIN:
-        return None
+def _slope(xs: list[float], ys: list[float]) -> float:
+    """Of the least squares line, per second."""
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
     products = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
     return products / sum((x - x_mean) ** 2 for x in xs)
@@ -201,6 +217,8 @@ async def prove_reloads(folder: Path, seed: int, reloads: int) -> Report:
         samples = Samples(made)
         sampling = asyncio.ensure_future(samples.run())
         try:
+            if reloads >= SLOPE_EDITS_MIN:
+                await samples.warm_up()
             await _edit(made, editor, reloads, report)
         finally:
             sampling.cancel()
