@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.flow_kit import UP_COST, completion, within
-from tests.support.upstream import Gate, Raw, Silence, Stream, usage_of
+from tests.flow.flow_kit import UP_COST, chunk, completion, within
+from tests.support.upstream import Endless, Gate, Raw, Silence, Stream, sse, usage_of
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -53,3 +53,21 @@ async def test_body_of_a_buffered_answer_may_take_longer_than_its_first_byte(tmp
         reply = await caller.reply()
         assert (reply.status, reply.text) == (200, "Hello")
         assert await gw.spent() == UP_COST
+
+
+async def test_caller_who_does_not_read_slows_the_provider_down(tmp_path: Path) -> None:  # 58
+    async with within(tmp_path) as (gw, up):
+        up.default = flood = Endless(sse(chunk("x" * 4_000)), "text/event-stream")
+        caller = await gw.begin(stream=True)
+        await caller.head()
+        before = -1
+        async with asyncio.timeout(10):
+            while flood.sent[0] != before:
+                before = flood.sent[0]
+                await asyncio.sleep(0.1)
+        assert 0 < before < 100_000_000  # What sockets hold, and no more.
+        caller.leave()
+        await up.requests[0].gone()
+        row = await gw.settled()
+        assert (row.outcome, row.cost_nano > 0) == ("client_gone_midstream", True)
+        await gw.assert_books_are_clean()

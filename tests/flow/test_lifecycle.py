@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,26 @@ from typing import Any
 import pytest
 
 from routerx.cli.remote import Refused, RemoteAccess
+from routerx.config.settings import Flags
+from routerx.errors import LedgerLocked, OperatorError
 from routerx.ledger.base import LogQuery
+from routerx.runtime import Runtime, ServeOptions
 from tests.flow.flow_kit import OPENING, UP_COST, priced
-from tests.support.gateway import ADMIN_KEY, HELLO, KEY, TENANT, USD, Config, Gateway, config, digest, running, wait_for
+from tests.support.gateway import (
+    ADMIN_KEY,
+    ENVIRON,
+    HELLO,
+    KEY,
+    TENANT,
+    USD,
+    Config,
+    Gateway,
+    config,
+    digest,
+    running,
+    save,
+    wait_for,
+)
 from tests.support.upstream import Ok, ScriptedUpstream, Status, Stream
 
 NEW_KEY = "new_tenant_key_fake_123456"
@@ -155,6 +174,30 @@ async def test_quarantined_key_is_tried_again_when_a_new_one_is_configured(
         assert (await gateway.chat()).error["code"] == "no_healthy_upstream"
         key.write_text("right-key-fake-123456")
         assert (await gateway.runtime.watcher.reload_now()).ok
+        assert (await gateway.chat()).status == 200
+
+
+# --- starts
+
+
+async def test_second_gateway_on_the_same_books_is_refused_and_told_whose_they_are(gw: Gateway) -> None:
+    with pytest.raises(LedgerLocked, match=str(os.getpid())) as caught:
+        async with running(gw.folder, config("http://unused.test")):
+            pass
+    assert caught.value.exit_code == 75
+    assert (await gw.chat()).status == 200
+    assert (gw.data / "admin.sock").exists()
+
+
+async def test_gateway_that_cannot_start_leaves_nothing_behind(tmp_path: Path, up: ScriptedUpstream) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = ServeOptions(config=str(save(tmp_path, config(up.url))), flags=Flags(port=port), environ=ENVIRON)
+        with pytest.raises(OperatorError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await Runtime.start(options)
+    async with running(tmp_path, config(up.url)) as gateway:
         assert (await gateway.chat()).status == 200
 
 
