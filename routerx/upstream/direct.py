@@ -32,7 +32,7 @@ class _Target:
         self.address = address
         self.origin = origin
         self.heads: dict[int, tuple[Mapping[str, str], str, bytes]] = {}
-        """By identity of the headers, which an entry keeps alive: headers, method, head."""
+        """By id of the headers: they, the method, the head. While an entry keeps them alive, the id is theirs alone."""
 
 
 class DirectTransport:
@@ -96,7 +96,7 @@ class DirectTransport:
     def _head(self, target: _Target, call: UpstreamCall) -> bytes:
         headers = call.headers
         kept = target.heads.get(id(headers))
-        if kept is not None and kept[0] is headers and kept[1] == call.method:
+        if kept is not None and kept[1] == call.method:
             return kept[2]
         try:
             head = encode_head(call.method, target.address, headers)

@@ -129,18 +129,15 @@ class DirectPool:
             loop=self._loop,
             socket_factory=keepalive_socket,
         )
-        try:
-            _, wire = await self._loop.create_connection(
-                lambda: Wire(self._loop, origin),
-                sock=sock,
-                ssl=trust,
-                server_hostname=origin.host if origin.tls else None,
-                # The connect deadline is the one that ends a handshake; this only must not come before it.
-                ssl_handshake_timeout=connect_s + 1.0 if origin.tls else None,
-            )
-        except BaseException:
-            sock.close()
-            raise
+        # From here on the socket is the event loop's, also when this fails or is cancelled.
+        _, wire = await self._loop.create_connection(
+            lambda: Wire(self._loop, origin),
+            sock=sock,
+            ssl=trust,
+            server_hostname=origin.host if origin.tls else None,
+            # The connect deadline is the one that ends a handshake; this only must not come before it.
+            ssl_handshake_timeout=connect_s + 1.0 if origin.tls else None,
+        )
         self._wires.add(wire)
         return wire
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from routerx.upstream.dns import NAMES_MAX, NEGATIVE_S, StaleResolver
+from routerx.upstream.dns import DNS_TTL_S, NAMES_MAX, NEGATIVE_S, AddressBook, StaleResolver
 
 
 def addresses(host: str) -> list[ResolveResult]:
@@ -89,3 +89,62 @@ async def test_the_number_of_names_kept_is_bounded(resolver: StaleResolver, inne
 async def test_closing_closes_the_inner_resolver(resolver: StaleResolver, inner: FakeResolver) -> None:
     await resolver.close()
     assert inner.is_closed
+
+
+# --- the address book --------------------------------------------------------------------------------------------
+
+
+class SlowResolver(FakeResolver):
+    """Answers after a turn of the loop, with an address of each family."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        await asyncio.sleep(0)
+        six = ResolveResult(hostname=host, host="2001:db8::1", port=port, family=socket.AF_INET6, proto=0, flags=0)
+        return [*found, six]
+
+
+async def test_many_calls_at_once_ask_once_and_the_answer_is_kept_for_its_time(now: list[float]) -> None:
+    inner = SlowResolver()
+    book = AddressBook(inner, lambda: now[0])
+    answers = await asyncio.gather(*(book.addresses("api.example", 443) for _ in range(10)))
+    assert answers[0] == [
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1", 443)),
+        (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2001:db8::1", 443, 0, 0)),
+    ]
+    assert all(answer == answers[0] for answer in answers)
+    assert inner.asked == 1
+    now[0] += DNS_TTL_S
+    await book.addresses("api.example", 443)
+    assert inner.asked == 2
+    await book.close()
+    assert inner.is_closed
+
+
+async def test_a_failure_is_not_kept_and_a_caller_that_leaves_takes_nobody_along(now: list[float]) -> None:
+    inner = SlowResolver()
+    book = AddressBook(inner, lambda: now[0])
+    inner.mode = "fails"
+    with pytest.raises(socket.gaierror):
+        await book.addresses("api.example", 443)
+    inner.mode = "hangs"
+    leaving = asyncio.ensure_future(book.addresses("api.example", 443))
+    staying = asyncio.ensure_future(book.addresses("api.example", 443))
+    await asyncio.sleep(0)
+    inner.mode = "good"
+    leaving.cancel()
+    assert len(await staying) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "where"),
+    [("127.0.0.1", socket.AF_INET, ("127.0.0.1", 80)), ("::1", socket.AF_INET6, ("::1", 80, 0, 0))],
+)
+async def test_an_address_needs_no_resolver(
+    inner: FakeResolver, host: str, family: int, where: tuple[object, ...]
+) -> None:
+    (found,) = await AddressBook(inner, lambda: 0.0).addresses(host, 80)
+    assert (found[0], found[4]) == (family, where)
+    assert inner.asked == 0
