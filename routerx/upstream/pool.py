@@ -7,12 +7,21 @@ from routerx.providers.spec import Provider
 from routerx.tasks import TaskSet
 from routerx.upstream.base import Transport
 from routerx.upstream.client import AiohttpTransport
+from routerx.upstream.direct import DirectTransport
 from routerx.upstream.mock import MockTransport
 
 
 def _same_connection(a: Provider, b: Provider) -> bool:
     """Credentials, headers and quirks travel with each call; only these are built into a transport."""
     return (a.mock, a.base_url, a.timeouts, a.proxy, a.ca_file) == (b.mock, b.base_url, b.timeouts, b.proxy, b.ca_file)
+
+
+def _new_transport(provider: Provider, clock: Clock) -> Transport:
+    if provider.mock is not None:
+        return MockTransport(provider, clock)
+    if provider.proxy is not None:
+        return AiohttpTransport(provider)  # It speaks to proxies; the lean one does not.
+    return DirectTransport(provider)
 
 
 class TransportPool:
@@ -31,11 +40,7 @@ class TransportPool:
             return entry[1]
         if entry is not None:
             self._retire(*entry)
-        transport: Transport
-        if provider.mock is not None:
-            transport = MockTransport(provider, self._clock)
-        else:
-            transport = AiohttpTransport(provider)
+        transport = _new_transport(provider, self._clock)
         self._open[provider.name] = (provider, transport)
         return transport
 
