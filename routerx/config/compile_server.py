@@ -29,6 +29,7 @@ def compile_server(run: Compilation) -> ServerConfig:
         auth=settings.auth if settings.auth is not None else block.auth,
         auth_header=settings.auth_header if settings.auth_header is not None else block.auth_header,
         public_models=settings.public_models if settings.public_models is not None else block.public_models,
+        public_metrics=settings.public_metrics if settings.public_metrics is not None else block.public_metrics,
         body_bytes_max=block.body_max,
         connections_max=block.connections_max,
         concurrency_max=block.concurrency_max,

@@ -89,6 +89,9 @@ class ServerBlock(Block):
     )
     auth_header: Annotated[Text | None, Field(description="A further header that may carry the tenant key.")] = None
     public_models: Annotated[Flag, Field(description="Whether /v1/models answers without a key.")] = False
+    public_metrics: Annotated[
+        Flag, Field(description="Whether /metrics answers without an admin key beyond this machine.")
+    ] = False
     mode: Annotated[
         Literal["real", "mock"] | None,
         Field(description="mock: the built-in mock answers for every provider. Unset: real where keys exist."),

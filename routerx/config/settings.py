@@ -98,6 +98,7 @@ class Settings(BaseSettings):
     auth: Annotated[Flag | None, _names("ROUTERX_AUTH", "ENABLE_AUTH")] = None
     auth_header: Annotated[Text | None, _names("ROUTERX_AUTH_HEADER", "AUTH_HEADER_NAME")] = None
     public_models: Annotated[Flag | None, _names("ROUTERX_PUBLIC_MODELS")] = None
+    public_metrics: Annotated[Flag | None, _names("ROUTERX_PUBLIC_METRICS")] = None
     mode: Annotated[str | None, BeforeValidator(_mode), _names("ROUTERX_MODE")] = None
     real_calls: Annotated[Flag | None, _names("ENABLE_REAL_CALLS")] = None
     admin_key: Annotated[SecretText | None, _names("ROUTERX_ADMIN_KEY")] = None

@@ -22,6 +22,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     auth_header: str | None = None
     """A further header that may carry the tenant key (`AUTH_HEADER_NAME`)."""
     public_models: bool = False
+    public_metrics: bool = False
+    """Whether GET /metrics answers callers that are not on this machine without an admin key."""
     body_bytes_max: int = 32 * 1024 * 1024
     connections_max: int = 10_000
     concurrency_max: int = 2_000

@@ -45,6 +45,7 @@ server:
   data_dir: state
   auth_header: X-Gateway-Key
   public_models: on
+  public_metrics: on
   body_max: 1MiB
   connections_max: 10
   concurrency_max: 5
@@ -66,6 +67,7 @@ ledger: {path: books.db, synchronous: normal, log_retention: 7d}
         admin_key_digests=frozenset({key_digest("an-admin-key-of-some-length")}),
         auth_header="X-Gateway-Key",
         public_models=True,
+        public_metrics=True,
         body_bytes_max=2**20,
         connections_max=10,
         concurrency_max=5,

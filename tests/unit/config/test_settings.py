@@ -32,6 +32,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(folder: Folder)
     assert effective(ours, flags) == ("127.0.0.5", 5, "info", "from-flag")
 
 
+def test_the_environment_decides_what_is_open_to_callers_without_a_key(folder: Folder):
+    def public(**env: str) -> tuple[bool, bool]:
+        server = folder.load("server: {public_models: on}\n" + TWO_LINES, {**WITH_KEY, **env}).server
+        return server.public_models, server.public_metrics
+
+    assert public() == (True, False)
+    assert public(ROUTERX_PUBLIC_MODELS="off", ROUTERX_PUBLIC_METRICS="on") == (False, True)
+
+
 def test_an_empty_variable_counts_as_not_set(folder: Folder):
     assert folder.load(FILE, {**WITH_KEY, "PORT": "", "ROUTERX_PORT": ""}).server.port == 1
 
