@@ -35,6 +35,8 @@ class Compilation(msgspec.Struct, frozen=True):
     problems: Problems
     folder: str | None
     """Of the main file; None: there is no file."""
+    bound_host: str | None = None
+    """What the process listens on already, whatever the file says now; None: it does not listen yet."""
     notices: list[str] = msgspec.field(default_factory=list)
 
     def notice(self, text: str) -> None:

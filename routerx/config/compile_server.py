@@ -44,15 +44,27 @@ def compile_server(run: Compilation) -> ServerConfig:
         ledger_synchronous=run.config.ledger.synchronous,
         log_retention_days=run.config.ledger.log_retention,
     )
-    if not server.auth and not is_loopback(server.host):
+    if not server.auth and (place := exposed_at(run, server)) is not None:
         run.problems.add(
             ("server", "auth"),
-            f"auth is off, so everybody who reaches {server.host!r} could call; turn it on, or listen on 127.0.0.1",
+            f"auth is off, so everybody who reaches {place} could call; turn it on, or listen on 127.0.0.1",
             value=False,
         )
     if server.auth_header is not None and not re.fullmatch(r"[A-Za-z0-9-]{1,64}", server.auth_header):
         run.problems.add(("server", "auth_header"), "is not the name of a header")
     return server
+
+
+def exposed_at(run: Compilation, server: ServerConfig) -> str | None:
+    """The address that other machines can reach, as a message names it; None: only this machine can call.
+
+    A changed `listen` waits for a restart, so both the address of the file and the one in use have to be harmless.
+    """
+    if not is_loopback(server.host):
+        return repr(server.host)
+    if run.bound_host is not None and not is_loopback(run.bound_host):
+        return f"{run.bound_host!r}, where this process listens until it is restarted,"
+    return None
 
 
 def is_loopback(host: str) -> bool:

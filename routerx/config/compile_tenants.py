@@ -3,7 +3,7 @@
 import msgspec
 
 from routerx.config.compilation import Compilation
-from routerx.config.compile_server import digest_of, is_loopback
+from routerx.config.compile_server import digest_of, exposed_at
 from routerx.config.problems import Path
 from routerx.config.schema import PlanEntry
 from routerx.config.snapshot import ServerConfig
@@ -75,17 +75,17 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
 def _keys(run: Compilation, server: ServerConfig, tenants: dict[str, Tenant]) -> dict[str, Principal]:
     keys: dict[str, Principal] = {}
     places: dict[str, Path] = {}
-    demo = key_digest(DEMO_KEY)
+    demo, exposed = key_digest(DEMO_KEY), exposed_at(run, server)
     for name, tenant in tenants.items():
         for index in range(len(run.config.tenants[name].keys)):
             path: Path = ("tenants", name, "keys", index)
             digest = _digest(run, name, index, path)
             if digest is None:
                 continue
-            if digest == demo and not is_loopback(server.host):
+            if digest == demo and exposed is not None:
                 run.problems.add(
                     path,
-                    f"is the demo key, which everybody knows, and {server.host!r} is open to others; "
+                    f"is the demo key, which everybody knows, and {exposed} is open to others; "
                     "give the tenant a key of its own, or listen on 127.0.0.1",
                     value=False,
                 )

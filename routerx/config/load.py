@@ -45,8 +45,9 @@ class Loader(msgspec.Struct, frozen=True):
     facts: Facts | None = None
     """None: the bundled presets and catalogue."""
 
-    def load(self, generation: int) -> Snapshot:
-        """The configuration as it is now. Raises ConfigError with every problem."""
+    def load(self, generation: int, bound_host: str | None = None) -> Snapshot:
+        """The configuration as it is now. `bound_host` is what a running process listens on until it is restarted:
+        what the file allows on this machine alone is judged by that, too. Raises ConfigError with every problem."""
         problems = Problems()
         document = self._read(problems)
         settings = read_settings(self.env, self.flags, problems)
@@ -67,6 +68,7 @@ class Loader(msgspec.Struct, frozen=True):
             facts=facts,
             problems=problems,
             folder=os.path.dirname(self.path) if self.path is not None else None,
+            bound_host=bound_host,
         )
         run.notices.extend(unused_notices(self.env))
         if own_tenants and auth_keys(self.env):

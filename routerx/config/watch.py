@@ -29,7 +29,8 @@ SETTLES_MAX = 50
 RELOADS_MAX = 5
 """Loads in a row, while each names other files than the one before it."""
 
-Load = Callable[[int], Snapshot]
+Load = Callable[[int, str], Snapshot]
+"""Given the generation to be, and the host that the process listens on."""
 OnApplied = Callable[[Snapshot, Snapshot], Awaitable[None]]
 
 _Stat = tuple[str, int, int, int, int]
@@ -138,7 +139,7 @@ class ConfigWatcher:
 
     def _try_load(self) -> Snapshot | ConfigError:
         try:
-            return self._load(self._holder.current.generation + 1)
+            return self._load(self._holder.current.generation + 1, self._started_with.host)
         except ConfigError as error:
             return error
 

@@ -41,9 +41,9 @@ class World:
         self.fail_with: Exception | None = None
         self.watcher = ConfigWatcher(self.holder, self._load, FastClock(), self._on_applied)
 
-    def _load(self, generation: int) -> Snapshot:
+    def _load(self, generation: int, bound_host: str) -> Snapshot:
         self.loads += 1
-        return self.loader.load(generation)
+        return self.loader.load(generation, bound_host)
 
     async def _on_applied(self, old: Snapshot, new: Snapshot) -> None:
         assert self.holder.current is new, "what is told is live already"
@@ -119,6 +119,35 @@ async def test_what_needs_a_restart_is_told_against_what_the_process_was_started
     assert (await world.watcher.reload_now()).restart_needed == ()
 
 
+DEMO = "tenants:\n  a:\n    keys: [demo_key_fake_123456]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("server:\n  listen: 127.0.0.1:8080\n  auth: off\n" + BASE, "routerx.yaml:3: server.auth: auth is off"),
+        ("server: {listen: 127.0.0.1:8080}\n" + DEMO, "routerx.yaml:4: tenants.a.keys[0]: is the demo key"),
+    ],
+)
+async def test_what_is_for_this_machine_alone_is_refused_while_the_process_listens_beyond_it(
+    folder: Folder, text: str, problem: str
+):
+    world = World(folder, "server: {listen: '0.0.0.0:8080'}\n" + BASE)
+    folder.write(text)
+    status = await world.watcher.reload_now()
+    assert str(status.error).startswith(f"{folder.path}/{problem}")
+    assert "'0.0.0.0', where this process listens until it is restarted" in str(status.error)
+    assert world.holder.current.server.auth
+    assert world.holder.current.keys == {}
+    assert World(folder, text).watcher.status.ok, "a start with it is fine"
+
+
+async def test_what_is_for_this_machine_alone_is_refused_where_a_restart_would_open_it(folder: Folder):
+    world = World(folder, "server: {auth: off}\n" + BASE)
+    folder.write("server: {listen: '0.0.0.0:8080', auth: off}\n" + BASE)
+    assert "everybody who reaches '0.0.0.0' could call" in str((await world.watcher.reload_now()).error)
+
+
 async def test_a_change_that_cannot_be_followed_is_live_but_not_called_good(folder: Folder):
     world = World(folder)
     world.fail_with = StorageUnavailable("The ledger cannot commit.")
@@ -132,8 +161,8 @@ async def test_a_file_that_changes_under_the_reader_is_read_again(folder: Folder
     world = World(folder)
     slow = world.loader.load
 
-    def load_and_be_overtaken(generation: int) -> Snapshot:
-        snapshot = slow(generation)
+    def load_and_be_overtaken(generation: int, bound_host: str) -> Snapshot:
+        snapshot = slow(generation, bound_host)
         if "b" in snapshot.tenants and "c" not in snapshot.tenants:
             folder.write("tenants: {a: {}, b: {}, c: {}}\n")
         return snapshot
@@ -302,9 +331,9 @@ async def test_a_start_from_the_environment_alone_can_be_watched_too(tmp_path: P
     snapshot = loader.load(1)
     loads: list[int] = []
 
-    def load(generation: int) -> Snapshot:
+    def load(generation: int, bound_host: str) -> Snapshot:
         loads.append(generation)
-        return loader.load(generation)
+        return loader.load(generation, bound_host)
 
     async def on_applied(old: Snapshot, new: Snapshot) -> None:
         raise AssertionError("nothing changed")
