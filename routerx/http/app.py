@@ -48,14 +48,13 @@ class App:
         self._dialect = dialect
         self._clock = clock
         ops = OpsApi(apis.vitals)
+        probes = {"/": ops.root, "/health": ops.health, "/readyz": ops.ready, "/metrics": ops.metrics}
         self._routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): tenant_api.chat_completions,
             ("POST", "/v1/embeddings"): tenant_api.embeddings,
             ("GET", "/v1/models"): tenant_api.models,
-            ("GET", "/"): ops.root,
-            ("GET", "/health"): ops.health,
-            ("GET", "/readyz"): ops.ready,
-            ("GET", "/metrics"): ops.metrics,
+            # Balancers and monitors like to ask for the head alone; aiohttp leaves the body out.
+            **{(method, path): handler for path, handler in probes.items() for method in ("GET", "HEAD")},
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

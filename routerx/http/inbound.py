@@ -45,7 +45,10 @@ def _bearer(authorization: str) -> str:
 
 def _label(request: web.BaseRequest, name: str) -> str | None:
     value = request.headers.get(name)
-    return value[:LABEL_CHARS_MAX] if value is not None else None
+    if value is None:
+        return None
+    # Bytes that are no UTF-8 come as lone surrogates, which the request log could not write.
+    return value[:LABEL_CHARS_MAX].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Arrival:

@@ -59,3 +59,10 @@ async def within(tmp_path: Path, **timeouts: str) -> AsyncIterator[tuple[Gateway
         value["providers"]["up"]["timeouts"] = timeouts
         async with running(tmp_path, value) as gateway:
             yield gateway, up
+
+
+async def metrics(gw: Gateway) -> str:
+    reply = await gw.ask("GET", "/metrics", key=None)
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/plain")
+    return reply.body.decode()

@@ -48,18 +48,6 @@ async def mock(tmp_path: Path) -> AsyncIterator[Gateway]:
         yield gateway
 
 
-@pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
-async def gw(tmp_path: Path, up: ScriptedUpstream) -> AsyncIterator[Gateway]:
-    async with running(tmp_path, config(up.url)) as gateway:
-        yield gateway
-
-
 # --- on the built-in mock
 
 
