@@ -63,6 +63,10 @@ class ConfigWatcher:
         self._clock = clock
         self._on_applied = on_applied
         self._started_with: ServerConfig = holder.current.server
+        self._followed = holder.current
+        """The last snapshot that all of the process has followed: where it is not the current one, that is owed."""
+        self._behind: str | None = None
+        """Why the current snapshot is not followed, where trying again may help."""
         self._sources = _sources_of(holder.current)
         self._seen: _Print | None = None
         """The state of the files that the last load read; None: not loaded since the start."""
@@ -95,8 +99,11 @@ class ConfigWatcher:
         return self.status
 
     async def _look(self) -> None:
-        """Load if the files are not as the last load left them."""
+        """Load if the files are not as the last load left them; else try again what could not be followed."""
         if await asyncio.to_thread(_print_of, self._sources) == self._seen:
+            if self._behind is not None:
+                async with self._lock:
+                    await self._follow()
             return
         async with self._lock:
             try:
@@ -147,6 +154,7 @@ class ConfigWatcher:
         old = self._holder.current
         if msgspec.structs.replace(snapshot, generation=old.generation) == old:
             self.status = msgspec.structs.replace(self.status, ok=True, error=None)
+            await self._follow()
             return
         self._holder.current = snapshot
         self.status = ReloadStatus(
@@ -161,11 +169,31 @@ class ConfigWatcher:
         for notice in snapshot.notices:
             if notice not in old.notices:
                 log.warning("%s", notice)
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Let the rest of the process follow what is live, unless it has; what fails is owed, and told until it works.
+
+        A refused file keeps its place in the status: it is the news of the two.
+        """
+        snapshot, before = self._holder.current, self._behind
+        if self._followed is snapshot:
+            return
+        telling = self.status.ok or self.status.error == before
+        failure: str | None = "a fault of RouterX, which the log has"
+        self._behind = None
         try:
-            await self._on_applied(old, snapshot)
+            await self._on_applied(self._followed, snapshot)
+            self._followed, failure = snapshot, None
         except RouterXError as error:
-            self.status = msgspec.structs.replace(self.status, ok=False, error=error.message)
-            log.error("configuration %d is live, but not all of it: %s", snapshot.generation, error.message)
+            self._behind = failure = error.message
+            if failure != before:
+                log.error("configuration %d is live, but not all of it: %s", snapshot.generation, failure)
+        finally:
+            if telling:
+                self.status = msgspec.structs.replace(self.status, ok=failure is None, error=failure)
+        if before is not None and failure is None:
+            log.info("configuration %d is live as a whole", snapshot.generation)
 
     def _refuse(self, error: ConfigError) -> None:
         text = "\n".join(error.problems)

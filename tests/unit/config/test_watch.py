@@ -157,6 +157,32 @@ async def test_a_change_that_cannot_be_followed_is_live_but_not_called_good(fold
     assert world.tenants == {"a", "b"}
 
 
+async def test_what_could_not_be_followed_stays_told_and_is_tried_again_by_a_reload_of_the_same(folder: Folder):
+    world = World(folder)
+    world.fail_with = StorageUnavailable("The ledger cannot commit.")
+    folder.write("tenants: {a: {}, b: {}}\n")
+    await world.watcher.reload_now()
+    assert not (await world.watcher.reload_now()).ok
+    world.fail_with = None
+    status = await world.watcher.reload_now()
+    assert (status.ok, status.error, status.generation) == (True, None, 2)
+    assert world.applied == [(1, 2)] * 3
+    await world.watcher.reload_now()
+    assert world.applied == [(1, 2)] * 3, "once followed, it is not told again"
+
+
+async def test_a_fault_in_following_is_not_called_good_either(folder: Folder):
+    world = World(folder)
+    world.fail_with = ValueError("a fault of ours")
+    folder.write("tenants: {a: {}, b: {}}\n")
+    with pytest.raises(ValueError, match="a fault of ours"):
+        await world.watcher.reload_now()
+    assert not world.watcher.status.ok
+    world.fail_with = None
+    assert (await world.watcher.reload_now()).ok
+    assert world.applied == [(1, 2)] * 2
+
+
 async def test_a_file_that_changes_under_the_reader_is_read_again(folder: Folder):
     world = World(folder)
     slow = world.loader.load
@@ -323,6 +349,36 @@ async def test_a_fault_in_a_look_does_not_end_the_watch(folder: Folder, caplog: 
         world.fail_with = None
         folder.write("tenants: {c: {}}\n")
         await world.until(lambda: world.tenants == {"c"})
+
+
+async def test_the_watch_tries_again_what_could_not_be_followed(folder: Folder, caplog: pytest.LogCaptureFixture):
+    world = World(folder)
+    async with world.watching():
+        world.fail_with = StorageUnavailable("The ledger cannot commit.")
+        folder.write("tenants: {b: {}}\n")
+        await world.until(lambda: len(world.applied) >= 3)
+        assert not world.watcher.status.ok
+        world.fail_with = None
+        await world.until(lambda: world.watcher.status.ok)
+        assert set(world.applied) == {(1, 2)}
+        assert caplog.text.count("The ledger cannot commit.") == 1
+
+
+async def test_a_refused_file_stays_told_while_the_one_before_it_is_followed(folder: Folder):
+    world = World(folder)
+    async with world.watching():
+        world.fail_with = StorageUnavailable("The ledger cannot commit.")
+        folder.write("tenants: {b: {}}\n")
+        await world.until(lambda: not world.watcher.status.ok)
+        folder.write("tenants: {b: {plan: gone}}\n")
+        await world.until(lambda: "gone" in str(world.watcher.status.error))
+        seen = len(world.applied)
+        await world.until(lambda: len(world.applied) > seen)
+        assert "gone" in str(world.watcher.status.error)
+        world.fail_with = None
+        seen = len(world.applied)
+        await world.until(lambda: len(world.applied) > seen)
+        assert "gone" in str(world.watcher.status.error)
 
 
 async def test_a_start_from_the_environment_alone_can_be_watched_too(tmp_path: Path):
