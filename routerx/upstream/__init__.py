@@ -1,1 +1,1 @@
-"""The way out: one seam (base), the aiohttp client, and the built-in mock provider behind the same seam."""
+"""The way out: one seam (base), two clients behind it (aiohttp, and a lean one of our own), and the mock provider."""
