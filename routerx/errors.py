@@ -37,6 +37,8 @@ class RouterXError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.details: Mapping[str, str | int | bool | None] = details if details is not None else {}
+        self.headers: tuple[tuple[str, str], ...] = ()
+        """More response headers, such as the limits that a 429 is about."""
 
 
 # --- the caller's side -------------------------------------------------------------------------------------------

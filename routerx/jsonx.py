@@ -1,5 +1,6 @@
 """The one JSON door. msgspec everywhere: strict (no NaN, no Infinity, UTF-8 only) and fast."""
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,9 @@ DEPTH_MAX = 64
 _any_decoder = msgspec.json.Decoder()
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 encode = _encoder.encode
 
@@ -36,7 +40,7 @@ def request_object(body: bytes) -> dict[str, msgspec.Raw]:
     """
     try:
         # Depth can only pass the limit where there are as many opening brackets: two fast counts spare the scan.
-        if body.count(b"[") + body.count(b"{") > DEPTH_MAX and _depth(body) > DEPTH_MAX:
+        if body.count(b"[") + body.count(b"{") > DEPTH_MAX and _is_too_deep(body):
             raise InvalidJson(f"The body is nested deeper than {DEPTH_MAX} levels.")
         if b"\\u" in body:
             _any_decoder.decode(body)  # Raw values are skipped, not decoded: only this finds lone surrogates.
@@ -48,24 +52,12 @@ def request_object(body: bytes) -> dict[str, msgspec.Raw]:
         raise InvalidJson(f"The body is not a JSON object: {error}.") from None
 
 
-def _depth(body: bytes) -> int:
-    """Deepest nesting of brackets outside strings."""
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in body:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            if depth > deepest:
-                deepest = depth
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
-    return deepest
+def _is_too_deep(body: bytes) -> bool:
+    """Whether brackets outside strings nest deeper than DEPTH_MAX: what is left of them after DEPTH_MAX times taking
+    out all innermost pairs. In passes over bytes, because a body may have millions of brackets."""
+    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NO_BRACKETS)
+    for _ in range(DEPTH_MAX):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -37,6 +36,7 @@ from routerx.http.admin_app import AdminApp, admin_actor
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
 from routerx.http.edge_limits import EdgeLimits
+from routerx.http.inbound import Door
 from routerx.http.openai import OpenAIApi
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
@@ -118,7 +118,6 @@ class Runtime:
         self.vitals = Vitals(self.holder, self.ledger, self.routing, self.metrics, clock)
         self.vitals.reload_status = lambda: self.watcher.status
         parts = GatewayParts(
-            holder=self.holder,
             ledger=self.ledger,
             limiter=self.limiter,
             routing=self.routing,
@@ -132,8 +131,8 @@ class Runtime:
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)
         self._read_metrics()
-        self._take_over(snapshot)
         self.edge = EdgeServer(self._app().handle, edge_limits(snapshot.server), clock, self.metrics.connection_closed)
+        self._take_over(snapshot)
         self._stack.push_async_callback(self.edge.shutdown, 0)
         await self._listen(snapshot.server)
         self._stack.push_async_callback(self._tasks.close)
@@ -167,9 +166,9 @@ class Runtime:
 
     def _app(self) -> App:
         openai = dialect("openai")
-        tenant = OpenAIApi(self.gateway, self.holder, self.ledger, openai, self.clock)
+        tenant = OpenAIApi(self.gateway, Door(self.holder, self.ledger, self.clock), openai)
         admin = AdminApp(admin_routes(self.operations, self._authorize))
-        return App(Apis(tenant, admin, self.vitals), openai, self.clock)
+        return App(Apis(tenant, admin, self.vitals, self.holder), openai, self.clock)
 
     def _authorize(self, request: web.BaseRequest) -> str:
         return admin_actor(request, self.holder.current.server.admin_key_digests)
@@ -182,23 +181,25 @@ class Runtime:
             raise OperatorError(
                 f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another server.listen"
             ) from None
-        self._listeners.append(listener)
+        self._own(listener)
         self.port = listener.sockets[0].getsockname()[1]
         await self._listen_for_admin(os.path.join(server.data_dir, ADMIN_SOCKET))
 
     async def _listen_for_admin(self, path: str) -> None:
         _unlink(path)  # Of a process that was killed: the ledger's lock says that we are alone here.
-        umask = os.umask(0o177)
         try:
             listener = await asyncio.get_running_loop().create_unix_server(self.edge, path, backlog=BACKLOG)
+            os.chmod(path, 0o600)
         except OSError as error:
             raise OperatorError(
                 f"cannot make the admin socket {path}: {error.strerror or error}; choose a shorter server.data_dir"
             ) from None
-        finally:
-            os.umask(umask)
-        self._listeners.append(listener)
+        self._own(listener)
         self._stack.callback(_unlink, path)
+
+    def _own(self, listener: asyncio.Server) -> None:
+        self._listeners.append(listener)
+        self._stack.callback(listener.close)
 
     # --- reload
 
@@ -217,8 +218,7 @@ class Runtime:
         self.routing.retain(snapshot)
         self._transports.retain(snapshot.providers.values())
         self.metrics.config_loaded(snapshot.generation, snapshot.models.keys() | snapshot.endpoints.keys())
-        if hasattr(self, "edge"):
-            self.edge.limits = edge_limits(snapshot.server)
+        self.edge.limits = edge_limits(snapshot.server)
         if self.logs is not None:
             self.logs.protect(_secrets(snapshot))
 
@@ -289,10 +289,12 @@ def _secrets(snapshot: Snapshot) -> list[Secret]:
 
 def serve(options: ServeOptions) -> int:
     """Run until SIGTERM or SIGINT; the exit code. Raises OperatorError when it cannot start."""
+    os.umask(0o077)  # What is written here is for this user alone (SECURITY.md 20).
     return uvloop.run(_serve(options))
 
 
 async def _serve(options: ServeOptions) -> int:
+    signals = Signals(asyncio.get_running_loop())
     runtime = await Runtime.start(options)
     snapshot = runtime.holder.current
     runtime.logs = logs = configure_logging(snapshot.server.log_level, sys.stderr, json=not sys.stderr.isatty())
@@ -302,7 +304,7 @@ async def _serve(options: ServeOptions) -> int:
         gc.collect()
         gc.freeze()  # What start-up made stays: the collector need not look at it again.
         gc.set_threshold(*GC_THRESHOLDS)
-        await _until_signal(runtime)
+        await _until_signal(runtime, signals)
         return 0
     finally:
         logs.close()
@@ -335,22 +337,32 @@ def _announce(runtime: Runtime) -> None:
         log.warning("%s", notice)
 
 
-async def _until_signal(runtime: Runtime) -> None:
-    """Serve until told to end; a second signal shortens the drain. SIGHUP reads the configuration again."""
-    loop = asyncio.get_running_loop()
-    asked, forced = asyncio.Event(), asyncio.Event()
+class Signals:
+    """What the process is told, from before its start on: a signal while starting is kept, not fatal."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.asked = asyncio.Event()
+        """SIGTERM or SIGINT: end."""
+        self.forced = asyncio.Event()
+        """Once more: end now."""
+        self.reload = asyncio.Event()
+        """SIGHUP: read the configuration again."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+
+    def _end(self) -> None:
+        (self.forced if self.asked.is_set() else self.asked).set()
+
+
+async def _until_signal(runtime: Runtime, signals: Signals) -> None:
+    """Serve until told to end; a second signal shortens the drain."""
     tasks = TaskSet()
-
-    def end() -> None:
-        (forced if asked.is_set() else asked).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, partial(_reload, runtime, tasks))
-    await asked.wait()
+    tasks.spawn("reload-on-signal", _reload_when_told(runtime, signals))
+    await signals.asked.wait()
     log.info("draining: %d requests in flight", runtime.gateway.in_flight)
     stopping = asyncio.ensure_future(runtime.stop())
-    forcing = asyncio.ensure_future(forced.wait())
+    forcing = asyncio.ensure_future(signals.forced.wait())
     await asyncio.wait((stopping, forcing), return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         log.warning("asked again: %d requests are cut off now", runtime.gateway.cut_off())
@@ -360,8 +372,8 @@ async def _until_signal(runtime: Runtime) -> None:
     log.info("stopped")
 
 
-def _reload(runtime: Runtime, tasks: TaskSet) -> None:
-    async def reload() -> None:
+async def _reload_when_told(runtime: Runtime, signals: Signals) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
         await runtime.watcher.reload_now()
-
-    tasks.spawn("reload", reload())

@@ -44,7 +44,7 @@ class Vitals:
         status = self.reload_status() if self.reload_status is not None else None
         reason = self.unready()
         return {
-            "status": "ok" if reason is None else "degraded",
+            "status": "ok" if reason is None and not ledger.suspects else "degraded",
             "reason": reason,
             "version": __version__,
             "uptime_s": round(now_s - self._started_s),
@@ -64,5 +64,6 @@ class Vitals:
                     "ready_in_s": round(view.ready_in_s, 1),
                 }
                 for view in self._routing.view(now_s)
+                if view.endpoint in snapshot.endpoints  # Other paths are what callers have typed.
             ],
         }

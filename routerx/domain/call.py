@@ -66,6 +66,16 @@ class Plan(msgspec.Struct, frozen=True):
     """`:free` was asked for and is allowed."""
 
 
+class Progress:
+    """How far a call has come; the one thing of it that changes."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+        """Bytes of it may have left: from here on the provider may work, and bill. Set by the transport."""
+
+
 class UpstreamCall(msgspec.Struct, frozen=True):
     """One HTTP call, ready to send. Its repr shows neither headers (the credential) nor body (the prompt)."""
 
@@ -82,6 +92,7 @@ class UpstreamCall(msgspec.Struct, frozen=True):
     first_byte_s: float
     """Seconds until response headers must be here, from the start of sending."""
     proxy: str | None = None
+    progress: Progress = msgspec.field(default_factory=Progress)
 
     def __repr__(self) -> str:
         return f"UpstreamCall({self.method} {self.url} for {self.endpoint}, {len(self.body)} bytes)"

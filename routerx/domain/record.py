@@ -25,6 +25,7 @@ class Outcome:
     CLIENT_GONE_NO_OUTPUT = "client_gone_no_output"
     CLIENT_GONE_MIDSTREAM = "client_gone_midstream"
     CLIENT_GONE_NONSTREAM = "client_gone_nonstream"
+    CLIENT_SLOW = "client_slow"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal_error"
 

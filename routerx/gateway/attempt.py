@@ -11,7 +11,7 @@ import msgspec
 from routerx.clock import Clock
 from routerx.dialects.base import Dialect
 from routerx.dialects.registry import dialect
-from routerx.domain.call import Advance, Candidate, Peek, Plan, Retry, Stop, Verdict
+from routerx.domain.call import Advance, Candidate, Peek, Plan, Progress, Retry, Stop, Verdict
 from routerx.domain.failure import Failure, FailureKind, UpstreamFault, as_client_error
 from routerx.domain.policy import (
     FIRST_TOKEN_BUFFERED_S,
@@ -73,8 +73,13 @@ class Attempt(msgspec.Struct):
     first_byte_s: float | None = None
     """Seconds until response headers were here."""
     status: int | None = None
-    dispatched: bool = False
+    progress: Progress | None = None
+    """Of the call, once it is made."""
     reply: UpstreamReply | None = None
+
+    @property
+    def dispatched(self) -> bool:
+        return self.progress is not None and self.progress.sent
 
 
 def first_token_deadline_s(provider: Provider, *, stream: bool, more: bool) -> float:
@@ -219,7 +224,7 @@ class AttemptLoop:
     async def _ask(
         self, ctx: RequestContext, attempt: Attempt, prepared: Prepared
     ) -> BufferedCommit | StreamCommit | Failure:
-        attempt.dispatched = True
+        attempt.progress = prepared.call.progress
         reply = await self._transports.get(attempt.provider).open(prepared.call)
         attempt.reply = reply
         attempt.status = reply.status
@@ -233,9 +238,7 @@ class AttemptLoop:
         dialect, peek = attempt.dialect, ctx.peek
         assert peek is not None
         if reply.status != 200:
-            body = await reply.read(ERROR_BYTES_MAX)
-            reply.release()
-            return dialect.classify(reply.status, reply.headers, body)
+            return dialect.classify(reply.status, reply.headers, await _error_body(reply))
         content_type = reply.headers.get("Content-Type", "")
         if peek.stream and content_type.startswith(EVENT_STREAM):
             return await self._first_content(ctx, attempt, reply, peek, prepared)
@@ -295,9 +298,19 @@ class AttemptLoop:
         )
 
 
+async def _error_body(reply: UpstreamReply) -> bytes:
+    """An error's body; nothing where it is too long or breaks off: the status says enough, and must not be lost."""
+    try:
+        body = await reply.read(ERROR_BYTES_MAX)
+    except UpstreamFault:
+        return b""
+    reply.release()
+    return body
+
+
 def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int:
     """What the provider may bill for an attempt without an answer: the prompt, where it may have begun to work."""
     price = attempt.candidate.endpoint.price
-    if price is None or ctx.peek is None or outcome not in MAY_HAVE_WORKED:
+    if price is None or ctx.peek is None or not attempt.dispatched or outcome not in MAY_HAVE_WORKED:
         return 0
     return cost_nano(Usage(in_fresh=ctx.peek.input_tokens_likely, requests=0), PriceSnapshot(price))

@@ -24,8 +24,9 @@ class Inbound(msgspec.Struct, frozen=True):
     request_id: str
     operation: Operation
     dialect: Dialect
-    key: str | None
-    """The tenant key as presented; None where no credential came."""
+    snapshot: Snapshot
+    """The configuration this request is served by, from its first to its last step."""
+    principal: Principal
     body: bytes
     started_ns: int
     started_s: float
@@ -91,6 +92,7 @@ class RequestContext:
         "billing",
         "candidate",
         "committed",
+        "cut_off",
         "delivered",
         "fields",
         "first_s",
@@ -107,14 +109,16 @@ class RequestContext:
         "settled",
         "snapshot",
         "terms",
+        "told",
         "upstream_s",
+        "writing",
     )
 
-    def __init__(self, inbound: Inbound, snapshot: Snapshot) -> None:
+    def __init__(self, inbound: Inbound) -> None:
         self.inbound = inbound
-        self.snapshot = snapshot
+        self.snapshot = inbound.snapshot
         self.fields: Mapping[str, Raw] = {}
-        self.principal: Principal | None = None
+        self.principal = inbound.principal
         self.peek: Peek | None = None
         self.plan: Plan | None = None
         self.lease: Lease | None = None
@@ -131,6 +135,12 @@ class RequestContext:
         self.billing = BillingMode.VOID
         self.delivered = False
         """Content has been handed to the caller's socket."""
+        self.writing = False
+        """The caller's socket is being waited for."""
+        self.told = False
+        """Routing knows how the committed attempt ended."""
+        self.cut_off = False
+        """The drain deadline has ended this request."""
         self.outcome: str = Outcome.INTERNAL
         self.http_status = 500
         self.flags: list[str] = []

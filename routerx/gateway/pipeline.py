@@ -10,16 +10,15 @@ from collections.abc import Callable
 import msgspec
 
 from routerx.clock import Clock
-from routerx.config.snapshot import SnapshotHolder
 from routerx.domain.failure import Failure, as_client_error
 from routerx.domain.record import Outcome, RequestRecord
-from routerx.errors import RouterXError, ShuttingDown
-from routerx.gateway.admit import identify, place_hold, terms_of, tokens_expected
+from routerx.errors import RateLimited, RouterXError, ShuttingDown
+from routerx.gateway.admit import place_hold, terms_of, tokens_expected
 from routerx.gateway.attempt import AttemptLoop
 from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
 from routerx.gateway.headers import cost_headers, route_headers
 from routerx.gateway.redact import redacted
-from routerx.gateway.relay import relay
+from routerx.gateway.relay import CallerTooSlow, relay
 from routerx.gateway.settle import Settler
 from routerx.jsonx import request_object
 from routerx.ledger.base import Ledger
@@ -32,7 +31,6 @@ from routerx.telemetry.metrics import Metrics
 class GatewayParts(msgspec.Struct, frozen=True):
     """The collaborators of a Gateway."""
 
-    holder: SnapshotHolder
     ledger: Ledger
     limiter: Limiter
     routing: RoutingState
@@ -67,7 +65,9 @@ class Gateway:
         Raises RouterXError as long as nothing has been sent; a failure after that ends the stream in-band. A caller who
         has gone shows as cancellation or ConnectionError, which is passed on after settling.
         """
-        ctx = RequestContext(inbound, self._parts.holder.current)
+        if self._cutting_off:
+            raise _cut_off()
+        ctx = RequestContext(inbound)
         task = asyncio.current_task()
         assert task is not None
         self._active[task] = ctx
@@ -82,9 +82,11 @@ class Gateway:
             ctx.http_status = error.status
             if not ctx.settled and ctx.outcome == Outcome.INTERNAL:
                 ctx.outcome = error.outcome
+            if isinstance(error, RateLimited):
+                error.headers = self._limit_headers(ctx)
             raise
-        except (asyncio.CancelledError, ConnectionError):
-            self._interrupted(ctx)
+        except (asyncio.CancelledError, ConnectionError) as error:
+            self._interrupted(ctx, slow=isinstance(error, CallerTooSlow))
             if self._cutting_off and not ctx.delivered:
                 raise _cut_off() from None
             raise
@@ -95,18 +97,18 @@ class Gateway:
     def _begin(self, ctx: RequestContext) -> None:
         """Steps 2 to 5: everything that is decided before a provider is asked. Never awaits."""
         parts, inbound, snapshot = self._parts, ctx.inbound, ctx.snapshot
-        ctx.principal = principal = identify(inbound.key, snapshot, parts.ledger)
+        principal = ctx.principal
         ctx.fields = request_object(inbound.body)
         ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
         now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
         ctx.plan = make_plan(peek, principal, snapshot, parts.routing, now_s)
         tokens = tokens_expected(peek, ctx.plan, principal.tenant)
-        ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
+        # The hold first: a request that cannot be paid for must not use up the limits.
         ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan)
+        ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
 
     def _commit(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         """The answering endpoint decides the terms (MONEY.md rows L and R)."""
-        assert ctx.principal is not None
         assert ctx.plan is not None
         ctx.committed = commit
         ctx.billing, ctx.terms = terms_of(commit.candidate.endpoint, ctx.plan, ctx.principal.tenant)
@@ -116,10 +118,10 @@ class Gateway:
     async def _answer(self, ctx: RequestContext, commit: BufferedCommit) -> Answer:
         self._commit(ctx, commit)
         commit.reply.release()
-        self._succeeded(commit, None)
+        self._succeeded(ctx, commit, None)
         await self._settle_durably(ctx)
         headers = route_headers(ctx) + cost_headers(ctx, self._parts.clock.monotonic_s()) + self._limit_headers(ctx)
-        return Answer(commit.body, commit.content_type, headers)
+        return Answer(commit.body, _json_type(commit.content_type), headers)
 
     async def _stream(self, ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
         self._commit(ctx, commit)
@@ -132,18 +134,26 @@ class Gateway:
                 self._failed_midstream(ctx, commit, failure)
                 raise as_client_error(redacted(failure, provider, commit.credential))
             commit.reply.release()
-            self._succeeded(commit, ctx.first_s)
+            self._succeeded(ctx, commit, ctx.first_s)
             await self._settle_durably(ctx)
         except RouterXError as error:
-            await client.finish(inbound.dialect.encode_stream_error(error, inbound.request_id, tap.response_id))
+            await self._end_in_band(ctx, client, error)
             return
         except asyncio.CancelledError:
             if not self._cutting_off:
                 raise
-            self._interrupted(ctx)
-            await client.finish(inbound.dialect.encode_stream_error(_cut_off(), inbound.request_id, tap.response_id))
+            self._interrupted(ctx, slow=False)
+            await self._end_in_band(ctx, client, _cut_off())
             return
         await client.finish(tap.terminal)
+
+    async def _end_in_band(self, ctx: RequestContext, client: ClientStream, error: RouterXError) -> None:
+        """End a stream that has begun with `error`. What happened is settled before the caller is told: one who leaves
+        now, or takes its time, changes nothing about it and keeps nothing open."""
+        self._end(ctx)
+        assert isinstance(ctx.committed, StreamCommit)
+        inbound, response_id = ctx.inbound, ctx.committed.tap.response_id
+        await client.finish(inbound.dialect.encode_stream_error(error, inbound.request_id, response_id))
 
     # --- ends
 
@@ -168,35 +178,38 @@ class Gateway:
         """Every exit passes here: nothing is left open, held or unwritten."""
         if ctx.committed is not None:
             ctx.committed.reply.abort()  # Has no effect after release().
+            if not ctx.told:
+                self._abandoned(ctx, ctx.committed)
         self._settle(ctx)
 
-    def _interrupted(self, ctx: RequestContext) -> None:
-        """The caller has gone, or the drain deadline has cut the request off."""
+    def _interrupted(self, ctx: RequestContext, *, slow: bool) -> None:
+        """The caller has gone, or is as good as gone, or the drain deadline has cut the request off."""
         if ctx.settled:
             return
         ctx.http_status = 499 if not self._cutting_off else 503
         if self._cutting_off:
             ctx.outcome = Outcome.SHUTTING_DOWN
-        elif ctx.candidate is None:
+        elif not any(attempt.dispatched for attempt in ctx.attempts):
             ctx.outcome = Outcome.CLIENT_GONE_PREDISPATCH
         elif ctx.delivered:
-            ctx.outcome = Outcome.CLIENT_GONE_MIDSTREAM
+            ctx.outcome = Outcome.CLIENT_SLOW if slow else Outcome.CLIENT_GONE_MIDSTREAM
         elif ctx.peek is not None and ctx.peek.stream:
             ctx.outcome = Outcome.CLIENT_GONE_NO_OUTPUT
         else:
             ctx.outcome = Outcome.CLIENT_GONE_NONSTREAM
-        if ctx.committed is not None:
-            commit = ctx.committed
-            self._parts.routing.abandoned(
-                commit.candidate.endpoint.key, commit.credential.id, self._parts.clock.monotonic_s()
-            )
-        elif ctx.candidate is not None and ctx.plan is not None and ctx.principal is not None:
+        if ctx.committed is None and ctx.candidate is not None and ctx.plan is not None:
             ctx.billing, ctx.terms = terms_of(ctx.candidate.endpoint, ctx.plan, ctx.principal.tenant)
+
+    def _abandoned(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
+        ctx.told = True
+        key, now_s = commit.candidate.endpoint.key, self._parts.clock.monotonic_s()
+        self._parts.routing.abandoned(key, commit.credential.id, now_s)
 
     def _failed_midstream(self, ctx: RequestContext, commit: StreamCommit, failure: Failure) -> None:
         assert ctx.plan is not None
         ctx.outcome = failure.kind.value
         ctx.http_status = 200
+        ctx.told = True
         self._parts.routing.failed(
             commit.candidate.endpoint.key,
             commit.credential.id,
@@ -205,15 +218,15 @@ class Gateway:
             self._parts.clock.monotonic_s(),
         )
 
-    def _succeeded(self, commit: BufferedCommit | StreamCommit, first_s: float | None) -> None:
+    def _succeeded(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit, first_s: float | None) -> None:
         """Tell routing; `first_s` is the time of a stream's first content, None for a buffered answer."""
+        ctx.told = True
         now_s = self._parts.clock.monotonic_s()
         ttft_s = first_s - commit.started_s if first_s is not None else None
         key = commit.candidate.endpoint.key
         self._parts.routing.succeeded(key, commit.credential.id, ttft_s, now_s - commit.started_s, now_s)
 
     def _limit_headers(self, ctx: RequestContext) -> tuple[tuple[str, str], ...]:
-        assert ctx.principal is not None
         return self._parts.limiter.headers(ctx.principal.tenant, self._parts.clock.monotonic_s())
 
     def cut_off(self) -> int:
@@ -222,10 +235,16 @@ class Gateway:
         An answer that is whole and only waits for its charge to be durable is left to end well: it is paid for.
         """
         self._cutting_off = True
-        unfinished = [task for task, ctx in self._active.items() if not ctx.settled]
-        for task in unfinished:
+        unfinished = [(task, ctx) for task, ctx in self._active.items() if not (ctx.settled or ctx.cut_off)]
+        for task, ctx in unfinished:
+            ctx.cut_off = True  # Once: a second cancellation would strike while its end is being written.
             task.cancel()
         return len(unfinished)
+
+
+def _json_type(content_type: str) -> str:
+    """The label of a body that was judged to be JSON: the provider's own, where it says so and nothing odd besides."""
+    return content_type if "json" in content_type and content_type.isprintable() else "application/json"
 
 
 def _cut_off() -> ShuttingDown:

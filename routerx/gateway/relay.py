@@ -16,28 +16,22 @@ TAIL_S = 10.0
 close either."""
 
 
+class CallerTooSlow(ConnectionError):
+    """The caller did not take the answer within the total deadline: not the provider's fault, and as good as gone."""
+
+
 async def relay(
     ctx: RequestContext, commit: StreamCommit, client: ClientStream, clock: Clock, deadline_s: float
 ) -> Failure | None:
     """Forward until the stream ends. A Failure when the answer was cut short; None when `commit.tap.terminal` is whole.
 
-    Raises ConnectionError when the caller has gone.
+    Raises ConnectionError when the caller has gone, CallerTooSlow when the deadline passed while it was not reading.
     """
-    tap, reply = commit.tap, commit.reply
+    tap = commit.tap
     total = asyncio.timeout(deadline_s - clock.monotonic_s())  # One timer a stream: silence and drips end by it alike.
     try:
         async with total:
-            if commit.head:
-                await client.write(commit.head)
-                ctx.delivered = True
-            while not (tap.finished or tap.done or tap.failure is not None):
-                data = await reply.chunk()
-                if not data:
-                    break
-                out = tap.feed(data)
-                if out:
-                    await client.write(out)
-                    ctx.delivered = True
+            await _pump(ctx, commit, client)
             if tap.finished and not tap.done:
                 await _tail(commit)
     except UpstreamFault as fault:
@@ -46,11 +40,29 @@ async def relay(
     except TimeoutError:
         if not total.expired():
             raise
+        if ctx.writing:
+            raise CallerTooSlow("The caller did not read its answer.") from None
         if not tap.finished:
             return Failure(FailureKind.TOTAL_TIMEOUT, "The provider did not finish within the total deadline.")
-    if tap.failure is not None and not tap.finished:
-        return tap.failure
     return tap.close()
+
+
+async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
+    """Until the last choice has finished, or the stream has ended in any other way."""
+    tap, reply = commit.tap, commit.reply
+    out = commit.head
+    while True:
+        if out:
+            # Before the wait: bytes that the socket has taken are delivered, whether or not it takes more.
+            ctx.delivered = ctx.writing = True
+            await client.write(out)
+            ctx.writing = False
+        if tap.finished or tap.done or tap.failure is not None:
+            return
+        data = await reply.chunk()
+        if not data:
+            return
+        out = tap.feed(data)
 
 
 async def _tail(commit: StreamCommit) -> None:

@@ -8,7 +8,8 @@ from typing import assert_never
 import msgspec
 
 from routerx.clock import Clock
-from routerx.domain.call import Operation
+from routerx.domain.call import Operation, Peek
+from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
@@ -19,10 +20,14 @@ from routerx.money import PICO_PER_NANO
 CHARS_PER_TOKEN = 4
 """For output whose usage the provider did not send: UTF-8 bytes per token of ordinary text."""
 
+WINDOW_TOKENS_MAX = 4_000_000
+"""The context of an endpoint that declares none, for telling what usage is absurd: twice the largest there is."""
+
 ABORTS_PER_HOUR = 30
 ABORT_NANO_PER_HOUR = 500_000_000
 ABORT_KEYS_MAX = 10_000
 
+CLIENT_GONE_LATE = frozenset({Outcome.CLIENT_GONE_MIDSTREAM, Outcome.CLIENT_SLOW})
 CLIENT_GONE_EARLY = frozenset({Outcome.CLIENT_GONE_NO_OUTPUT, Outcome.CLIENT_GONE_NONSTREAM})
 
 
@@ -76,6 +81,17 @@ def capped(usage: Usage, terms: PriceSnapshot, cap_nano: int) -> Usage:
     return usage
 
 
+def plausible(usage: Usage, peek: Peek, endpoint: Endpoint) -> bool:
+    """Whether a provider can mean this: twice what the endpoint can read and write at all is the limit (FAULTS.md 48).
+
+    The caller's own maximum is no measure: some providers count reasoning beside it.
+    """
+    window = endpoint.context_tokens if endpoint.context_tokens is not None else WINDOW_TOKENS_MAX
+    output = endpoint.output_tokens_max if endpoint.output_tokens_max is not None else window
+    into = max(window, peek.input_tokens_estimate)
+    return usage.output_tokens <= 2 * output * peek.choices and usage.input_tokens <= 2 * into
+
+
 class Settler:
     """Turns contexts into settled records. Owns the abort allowance; the books are the ledger's."""
 
@@ -85,20 +101,23 @@ class Settler:
         self._allowance = AbortAllowance()
 
     def settle(self, ctx: RequestContext) -> RequestRecord | None:
-        """Resolve hold and lease, charge, write. Does nothing the second time. Needs an identified tenant."""
+        """Resolve hold and lease, charge, write. Does nothing the second time."""
         if ctx.settled:
             return None
         ctx.settled = True
-        if ctx.principal is None:
-            return None
-        record = self._record(ctx)
-        if ctx.lease is not None:
-            ctx.lease.release(record.usage.total_tokens if record.usage is not None else 0)
-        ctx.receipt = self._ledger.settle(record, ctx.hold)
+        tokens = 0
+        try:
+            record = self._record(ctx)
+            tokens = record.usage.total_tokens if record.usage is not None else 0
+            ctx.receipt = self._ledger.settle(record, ctx.hold)
+        finally:  # Whatever goes wrong above, nothing stays reserved: both know a hold and a lease that are resolved.
+            if ctx.lease is not None:
+                ctx.lease.release(tokens)
+            if ctx.hold is not None:
+                self._ledger.release(ctx.hold)
         return record
 
     def _record(self, ctx: RequestContext) -> RequestRecord:
-        assert ctx.principal is not None
         inbound, peek, committed, terms = ctx.inbound, ctx.peek, ctx.committed, ctx.terms
         now_s = self._clock.monotonic_s()
         used = self._consumption(ctx, now_s)
@@ -144,7 +163,7 @@ class Settler:
         """The charge policy. Only the attempt that answered is ever looked at (row L)."""
         if ctx.outcome == Outcome.OK:
             return self._complete(ctx)
-        if ctx.outcome == Outcome.CLIENT_GONE_MIDSTREAM:  # Row E: the prompt and what was delivered up to the cancel.
+        if ctx.outcome in CLIENT_GONE_LATE:  # Row E: the prompt and what was delivered up to the cancel.
             ctx.flags.append("cancelled")
             return self._delivered(ctx, charged=True)
         if ctx.outcome in CLIENT_GONE_EARLY:
@@ -162,9 +181,13 @@ class Settler:
             ctx.flags.append("anomaly")
         if isinstance(committed, StreamCommit) and committed.tap.missing_done:
             ctx.flags.append("missing_done")
-        if seen.usage is not None:
-            return Consumption(seen.usage, UsageSource.PROVIDER, charged=True)
-        return self._delivered(ctx, charged=True)
+        if seen.usage is None:
+            return self._delivered(ctx, charged=True)
+        assert ctx.peek is not None
+        if not plausible(seen.usage, ctx.peek, committed.candidate.endpoint):
+            ctx.flags.append("anomaly")
+            return self._estimate(ctx, self._likely(ctx, seen.output_chars), charged=True)
+        return Consumption(seen.usage, UsageSource.PROVIDER, charged=True)
 
     def _delivered(self, ctx: RequestContext, *, charged: bool) -> Consumption:
         """What the provider reported so far, or an estimate from what passed through, capped at the hold."""
@@ -181,12 +204,17 @@ class Settler:
                 assert_never(committed)
         if usage is not None:
             return Consumption(usage, UsageSource.PROVIDER, charged=charged)
-        embeddings = ctx.peek.operation is Operation.EMBEDDINGS
-        return self._estimate(ctx, estimated(ctx.peek.input_tokens_likely, 0 if embeddings else chars), charged=charged)
+        return self._estimate(ctx, self._likely(ctx, chars), charged=charged)
+
+    def _likely(self, ctx: RequestContext, output_chars: int) -> Usage:
+        assert ctx.peek is not None
+        if ctx.peek.operation is Operation.EMBEDDINGS:
+            output_chars = 0
+        return estimated(ctx.peek.input_tokens_likely, output_chars)
 
     def _abandoned(self, ctx: RequestContext, now_s: float) -> Consumption:
         """Row D: the caller left before the first token; free within the key's allowance, else the prompt."""
-        if ctx.peek is None or ctx.terms is None or ctx.principal is None or ctx.billing is not BillingMode.PAID:
+        if ctx.peek is None or ctx.terms is None or ctx.billing is not BillingMode.PAID:
             return NOTHING
         prompt = Usage(in_fresh=ctx.peek.input_tokens_likely, requests=0)
         if self._allowance.take(ctx.principal.key_id, cost_nano(prompt, ctx.terms), now_s):

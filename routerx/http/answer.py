@@ -51,11 +51,14 @@ class _Framed(web.StreamResponse):
         head = _HEAD.format(self._type, self._request_id, more, rfc822_formatted_time(), framing)
         return head.encode("latin-1", "replace")
 
-    async def _send(self, data: bytes) -> None:
+    def _put(self, data: bytes) -> None:
         if self._wire.is_closing():
             raise ConnectionResetError("The caller has gone.")
         self._wire.write(data)
         self._request.writer.output_size += len(data)
+
+    async def _send(self, data: bytes) -> None:
+        self._put(data)
         if self._wire.get_write_buffer_size() > BUFFERED_BYTES_MAX:
             await self._request.writer.drain()
 
@@ -104,11 +107,11 @@ class EventStream(_Framed):
         await self._send(_chunk(data) if self._in_chunks else bytes(data))
 
     async def finish(self, data: bytes) -> None:
-        """The last bytes and the end of the body, in one write."""
+        """The last bytes and the end of the body, in one write that is not waited for: nothing follows on it."""
         if self._in_chunks:
             data = (_chunk(data) if data else b"") + _LAST_CHUNK
         if data:
-            await self._send(data)
+            self._put(data)
         self._eof_sent = True
 
 

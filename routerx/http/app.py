@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from routerx.clock import Clock
+from routerx.config.snapshot import SnapshotHolder
 from routerx.control.vitals import Vitals
 from routerx.dialects.base import Dialect
 from routerx.errors import InternalError, MethodNotAllowed, NotFound, RouterXError, ShuttingDown
@@ -36,6 +37,7 @@ class Apis(msgspec.Struct, frozen=True):
     tenant: OpenAIApi
     admin: AdminApp
     vitals: Vitals
+    holder: SnapshotHolder
 
 
 class App:
@@ -47,7 +49,7 @@ class App:
         self._vitals = apis.vitals
         self._dialect = dialect
         self._clock = clock
-        ops = OpsApi(apis.vitals)
+        ops = OpsApi(apis.vitals, apis.holder)
         probes = {"/": ops.root, "/health": ops.health, "/readyz": ops.ready, "/metrics": ops.metrics}
         self._routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): tenant_api.chat_completions,

@@ -16,6 +16,7 @@ def error_response(error: RouterXError, dialect: Dialect, request_id: str) -> we
     headers = {"X-Request-Id": request_id}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    headers.update(error.headers)
     if not error.retryable:
         headers["X-Should-Retry"] = "false"
     response = web.Response(

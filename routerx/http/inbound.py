@@ -3,12 +3,15 @@
 from aiohttp import web
 
 from routerx.clock import Clock
-from routerx.config.snapshot import ServerConfig
+from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.dialects.base import Dialect
 from routerx.domain.call import Operation
+from routerx.domain.tenant import Tenant
 from routerx.errors import AmbiguousCredentials, InvalidApiKey
+from routerx.gateway.admit import identify
 from routerx.gateway.context import Inbound
 from routerx.http.edge import read_body
+from routerx.ledger.base import Ledger
 
 LABEL_CHARS_MAX = 128
 """X-RouterX-User, X-Title and HTTP-Referer go to the request log, cut to this."""
@@ -63,27 +66,51 @@ class Arrival:
         self.started_s = started_s
 
 
-async def receive(
-    arrival: Arrival, operation: Operation, dialect: Dialect, server: ServerConfig, clock: Clock
-) -> Inbound:
-    """Step 1 of the road: credential, then the body within its size and time limits."""
-    request = arrival.request
-    key = presented_key(request, server.auth_header)
-    body = await read_body(
-        request,
-        bytes_max=server.body_bytes_max,
-        idle_s=server.body_idle_timeout_s,
-        total_s=server.body_timeout_s,
-        clock=clock,
-    )
-    return Inbound(
-        request_id=arrival.request_id,
-        operation=operation,
-        dialect=dialect,
-        key=key,
-        body=body,
-        started_ns=arrival.started_ns,
-        started_s=arrival.started_s,
-        user=_label(request, "X-RouterX-User"),
-        app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
-    )
+class Door:
+    """Where requests of tenants come in: the key is looked at before a body is let into memory."""
+
+    def __init__(self, holder: SnapshotHolder, ledger: Ledger, clock: Clock) -> None:
+        self._holder = holder
+        self._ledger = ledger
+        self._clock = clock
+
+    async def receive(self, arrival: Arrival, operation: Operation, dialect: Dialect) -> Inbound:
+        """Step 1 of the road: whose request it is, and its body within its size and time limits.
+
+        Raises what presented_key(), identify() and read_body() raise.
+        """
+        request, snapshot = arrival.request, self._holder.current
+        server = snapshot.server
+        key = presented_key(request, server.auth_header)
+        principal = identify(key, snapshot, self._ledger)
+        is_here = request.content.is_eof()
+        body = await read_body(
+            request,
+            bytes_max=server.body_bytes_max,
+            idle_s=server.body_idle_timeout_s,
+            total_s=server.body_timeout_s,
+            clock=self._clock,
+        )
+        if not is_here:  # A body takes its time; keys are revoked, and files reloaded, at once.
+            snapshot = self._holder.current
+            principal = identify(key, snapshot, self._ledger)
+        return Inbound(
+            request_id=arrival.request_id,
+            operation=operation,
+            dialect=dialect,
+            snapshot=snapshot,
+            principal=principal,
+            body=body,
+            started_ns=arrival.started_ns,
+            started_s=arrival.started_s,
+            user=_label(request, "X-RouterX-User"),
+            app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
+        )
+
+    def reader(self, request: web.BaseRequest) -> tuple[Snapshot, Tenant | None]:
+        """Who reads the list of models; None without a key, where `server.public_models` is on."""
+        snapshot = self._holder.current
+        key = presented_key(request, snapshot.server.auth_header)
+        if key is None and snapshot.server.public_models:
+            return snapshot, None
+        return snapshot, identify(key, snapshot, self._ledger).tenant

@@ -5,32 +5,24 @@ from fnmatch import fnmatchcase
 from aiohttp import web
 
 from routerx import jsonx
-from routerx.clock import Clock
-from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.dialects.base import Dialect
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
 from routerx.domain.tenant import Tenant
 from routerx.errors import ModelNotFound
-from routerx.gateway.admit import identify
 from routerx.gateway.pipeline import Gateway
 from routerx.http.answer import CallerStream, WholeAnswer
-from routerx.http.inbound import Arrival, presented_key, receive
-from routerx.ledger.base import Ledger
+from routerx.http.inbound import Arrival, Door
 from routerx.money import format_price_per_million
 
 
 class OpenAIApi:
     """Handlers of the /v1 routes."""
 
-    def __init__(
-        self, gateway: Gateway, holder: SnapshotHolder, ledger: Ledger, dialect: Dialect, clock: Clock
-    ) -> None:
+    def __init__(self, gateway: Gateway, door: Door, dialect: Dialect) -> None:
         self._gateway = gateway
-        self._holder = holder
-        self._ledger = ledger
+        self._door = door
         self._dialect = dialect
-        self._clock = clock
 
     async def chat_completions(self, arrival: Arrival) -> web.StreamResponse:
         return await self._serve(arrival, Operation.CHAT)
@@ -39,7 +31,7 @@ class OpenAIApi:
         return await self._serve(arrival, Operation.EMBEDDINGS)
 
     async def _serve(self, arrival: Arrival, operation: Operation) -> web.StreamResponse:
-        inbound = await receive(arrival, operation, self._dialect, self._holder.current.server, self._clock)
+        inbound = await self._door.receive(arrival, operation, self._dialect)
         stream = CallerStream(arrival.request, arrival.request_id)
         try:
             answer = await self._gateway.serve(inbound, stream)
@@ -54,23 +46,16 @@ class OpenAIApi:
 
     async def models(self, arrival: Arrival) -> web.StreamResponse:
         """What the key may use; without a key, everything where `server.public_models` is on."""
-        snapshot, tenant = self._reader(arrival.request)
+        snapshot, tenant = self._door.reader(arrival.request)
         data = [describe(model) for model in snapshot.models.values() if may_use(tenant, model.name)]
         return self._json(arrival, {"object": "list", "data": data})
 
     async def model(self, arrival: Arrival, name: str) -> web.StreamResponse:
-        snapshot, tenant = self._reader(arrival.request)
+        snapshot, tenant = self._door.reader(arrival.request)
         model = snapshot.models.get(name) or snapshot.endpoints.get(name)
         if model is None or not may_use(tenant, name):
             raise ModelNotFound(f"The model {name!r} does not exist or this key may not use it.", param="model")
         return self._json(arrival, describe(model))
-
-    def _reader(self, request: web.BaseRequest) -> tuple[Snapshot, Tenant | None]:
-        snapshot = self._holder.current
-        key = presented_key(request, snapshot.server.auth_header)
-        if key is None and snapshot.server.public_models:
-            return snapshot, None
-        return snapshot, identify(key, snapshot, self._ledger).tenant
 
     def _json(self, arrival: Arrival, value: object) -> web.Response:
         return web.Response(

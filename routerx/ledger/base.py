@@ -108,6 +108,8 @@ class LedgerHealth(msgspec.Struct, frozen=True):
     survives_power_loss: bool
     queue: int
     held_nano: int
+    suspects: int = 0
+    """Accounts whose money operations are off because their verification failed."""
 
 
 class Ledger(Protocol):

@@ -30,7 +30,7 @@ class UpstreamReply(Protocol):
         ...
 
     def release(self) -> None:
-        """The body was read to its end: the connection may be used again."""
+        """The reader is done: the connection may be used again if the body was read to its end, else it is closed."""
         ...
 
     def abort(self) -> None:
@@ -42,8 +42,10 @@ class Transport(Protocol):
     """Sends calls. One per provider; owns its connections."""
 
     async def open(self, call: UpstreamCall) -> UpstreamReply:
-        """Send and wait for response headers. Raises UpstreamFault (connect, DNS, TLS, timeout, protocol, redirect is
-        NOT raised: a 3xx is a reply). Cancellation closes what was opened."""
+        """Send and wait for response headers; `call.progress.sent` is set as soon as there is a connection to send on.
+
+        Raises UpstreamFault (connect, DNS, TLS, timeout, protocol); a 3xx is a reply. Cancellation closes what was
+        opened."""
         ...
 
     async def close(self) -> None:

@@ -72,7 +72,7 @@ class AiohttpTransport:
         """None: the pooled connection was closed under it before a byte came back (FAULTS.md 14)."""
         if self._closed:
             raise UpstreamFault(failure(FailureKind.CONNECT_ERROR, call, "its configuration was replaced"))
-        sending = Sending(call.body, call.first_byte_s)
+        sending = Sending(call)
         opened_s = asyncio.get_running_loop().time()
         try:
             response = await session.request(

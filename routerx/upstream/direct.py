@@ -62,6 +62,7 @@ class DirectTransport:
             if wire is None:
                 wire = await pool.connect(origin, call)
             reply = DirectReply(call, wire, loop.create_future())
+            call.progress.sent = True
             try:
                 wire.send(reply, head, call.body, (call.first_byte_s, call.timeouts.idle_s))
                 await reply.waiter

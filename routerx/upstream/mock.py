@@ -53,6 +53,7 @@ class MockTransport:
 
     async def open(self, call: UpstreamCall) -> UpstreamReply:
         """Raises UpstreamFault FIRST_BYTE_TIMEOUT when the set latency is beyond the call's deadline."""
+        call.progress.sent = True
         latency_s = self._settings.latency_s
         if latency_s > 0:
             await self._clock.sleep(min(latency_s, call.first_byte_s))

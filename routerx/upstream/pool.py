@@ -1,4 +1,4 @@
-"""One transport per provider, kept over reloads as long as what it depends on stays the same."""
+"""One transport per way of connecting, kept over reloads as long as the configuration has a provider that uses it."""
 
 from collections.abc import Iterable
 
@@ -10,51 +10,55 @@ from routerx.upstream.client import AiohttpTransport
 from routerx.upstream.direct import DirectTransport
 from routerx.upstream.mock import MockTransport
 
-
-def _same_connection(a: Provider, b: Provider) -> bool:
-    """Credentials, headers and quirks travel with each call; only these are built into a transport."""
-    return (a.mock, a.base_url, a.timeouts, a.proxy, a.ca_file) == (b.mock, b.base_url, b.timeouts, b.proxy, b.ca_file)
+Identity = tuple[object, ...]
 
 
-def _new_transport(provider: Provider, clock: Clock) -> Transport:
-    if provider.mock is not None:
-        return MockTransport(provider, clock)
-    if provider.proxy is not None:
-        return AiohttpTransport(provider)  # It speaks to proxies; the lean one does not.
-    return DirectTransport(provider)
+def _identity(provider: Provider) -> Identity:
+    """What is built into a transport. Credentials, headers and quirks travel with each call."""
+    return (
+        provider.name,
+        provider.base_url,
+        provider.timeouts,
+        provider.proxy,
+        provider.ca_file,
+        provider.mock,
+    )
 
 
 class TransportPool:
-    """Opens transports on first use; a replaced one is closed once its last call must be over."""
+    """Makes transports on first use; one that no provider uses any more is closed once its last call must be over."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tasks = TaskSet()
-        self._open: dict[str, tuple[Provider, Transport]] = {}
+        self._transports: dict[Identity, tuple[Provider, Transport]] = {}
+        self._current: dict[str, tuple[Provider, Transport]] = {}
+        """By name, for the hot path: the provider as it was last asked for."""
 
     def get(self, provider: Provider) -> Transport:
-        """The provider's transport. An old snapshot's provider gets the newest transport of that name only if it is
-        the same connection; else one is made and retired at the next retain()."""
-        entry = self._open.get(provider.name)
-        if entry is not None and (entry[0] is provider or _same_connection(entry[0], provider)):
-            return entry[1]
-        if entry is not None:
-            self._retire(*entry)
-        transport = _new_transport(provider, self._clock)
-        self._open[provider.name] = (provider, transport)
+        """The transport for this provider, whichever snapshot it is of."""
+        current = self._current.get(provider.name)
+        if current is not None and current[0] is provider:
+            return current[1]
+        identity = _identity(provider)
+        known = self._transports.get(identity)
+        transport = known[1] if known is not None else self._make(provider)
+        self._transports[identity] = self._current[provider.name] = (provider, transport)
         return transport
 
-    def retain(self, providers: Iterable[Provider]) -> None:
-        """After a reload: retire the transports of providers that are gone or connect differently now."""
-        current = {provider.name: provider for provider in providers}
-        for name, (provider, transport) in list(self._open.items()):
-            now = current.get(name)
-            if now is None or not _same_connection(now, provider):
-                del self._open[name]
-                self._retire(provider, transport)
+    def _make(self, provider: Provider) -> Transport:
+        if provider.mock is not None:
+            return MockTransport(provider, self._clock)
+        return AiohttpTransport(provider) if provider.proxy is not None else DirectTransport(provider)
 
-    def _retire(self, provider: Provider, transport: Transport) -> None:
-        self._tasks.spawn(f"retire-transport-{provider.name}", self._close_later(provider, transport))
+    def retain(self, providers: Iterable[Provider]) -> None:
+        """After a reload: retire the transports that none of `providers` uses."""
+        wanted = {_identity(provider) for provider in providers}
+        self._current.clear()
+        for identity, (provider, transport) in list(self._transports.items()):
+            if identity not in wanted:
+                del self._transports[identity]
+                self._tasks.spawn(f"retire-transport-{provider.name}", self._close_later(provider, transport))
 
     async def _close_later(self, provider: Provider, transport: Transport) -> None:
         try:
@@ -63,7 +67,8 @@ class TransportPool:
             await transport.close()
 
     async def close(self) -> None:
-        for _, transport in self._open.values():
+        for _, transport in self._transports.values():
             await transport.close()
-        self._open.clear()
+        self._transports.clear()
+        self._current.clear()
         await self._tasks.close()

@@ -20,6 +20,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.tracing import Trace
 
+from routerx.domain.call import UpstreamCall
 from routerx.upstream.bounds import HEAD_BYTES_MAX, PIECE_BYTES
 from routerx.upstream.sockets import keepalive_socket
 
@@ -93,11 +94,11 @@ class Wire(ResponseHandler):
 class Sending(payload.Payload):
     """A request body on its way, and the wire it went out on: aiohttp brings it to the pool with the request."""
 
-    def __init__(self, body: bytes, first_byte_s: float) -> None:
-        super().__init__(body)
-        self._size = len(body)
+    def __init__(self, call: UpstreamCall) -> None:
+        super().__init__(call.body)
+        self._size = len(call.body)
         self._autoclose = True
-        self._first_byte_s = first_byte_s
+        self._call = call
         self.wire: Wire | None = None
         """None: not connected yet."""
         self._transport: asyncio.Transport | None = None
@@ -108,7 +109,8 @@ class Sending(payload.Payload):
         assert isinstance(wire, Wire)
         self.wire = wire
         self._transport = connection.transport
-        wire.begin(self._first_byte_s)
+        wire.begin(self._call.first_byte_s)
+        self._call.progress.sent = True
 
     def ended(self) -> None:
         if self.wire is not None:

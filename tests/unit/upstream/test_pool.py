@@ -55,3 +55,10 @@ async def test_a_replaced_transport_serves_until_its_last_call_must_be_over(now:
         assert (await failing(old, call(upstream.url))).kind is FailureKind.CONNECT_ERROR
         await upstream.idle()
     await pool.close()
+
+
+async def test_calls_of_an_old_and_a_new_snapshot_in_turn_keep_two_transports_and_no_more() -> None:
+    pool = TransportPool(ManualClock())
+    pairs = {(id(pool.get(ACME)), id(pool.get(CHANGED))) for _ in range(20)}
+    assert len(pairs) == 1
+    await pool.close()
