@@ -23,6 +23,10 @@ from routerx.tasks import TaskSet
 log = logging.getLogger("routerx.config")
 
 POLL_S = 0.5
+EVENTS_STEP_MS = 100
+"""Events that follow one another more closely than this are one."""
+EVENTS_DEBOUNCE_MS = 500
+"""A folder in which something is always written is heard of so often."""
 SETTLE_S = 0.2
 """A file whose size and time stay the same for so long is taken for complete."""
 SETTLES_MAX = 50
@@ -68,6 +72,10 @@ class ConfigWatcher:
         self._behind: str | None = None
         """Why the current snapshot is not followed, where trying again may help."""
         self._sources = _sources_of(holder.current)
+        self._names = _Names(self._sources)
+        self._watched: tuple[str, ...] = ()
+        self._moved = asyncio.Event()
+        """Set when other folders than those are to be watched."""
         self._seen: _Print | None = None
         """The state of the files that the last load read; None: not loaded since the start."""
         self._lock = asyncio.Lock()
@@ -84,6 +92,8 @@ class ConfigWatcher:
         try:
             while True:
                 await asyncio.wait((tasks.spawn("config.look", self._look()),))
+                if _folders(self._sources) != self._watched:
+                    self._moved.set()
                 await self._stirred.wait()
                 self._stirred.clear()
         finally:
@@ -210,22 +220,20 @@ class ConfigWatcher:
 
     async def _follow_events(self) -> None:
         """Turn file events into looks. Where the system has no more watches to give, polling has to do."""
-        while folders := _folders(self._sources):
-            stop = asyncio.Event()
+        while True:
+            self._watched, self._moved = _folders(self._sources), asyncio.Event()
+            if not self._watched:
+                return
             try:
                 async for _ in watchfiles.awatch(
-                    *folders,
-                    watch_filter=None,
-                    debounce=50,
-                    step=20,
-                    stop_event=stop,
+                    *self._watched,
+                    watch_filter=self._concerns,
+                    debounce=EVENTS_DEBOUNCE_MS,
+                    step=EVENTS_STEP_MS,
+                    stop_event=self._moved,
                     recursive=False,
-                    rust_timeout=500,
-                    yield_on_timeout=True,
                 ):
                     self._stirred.set()
-                    if _folders(self._sources) != folders:
-                        stop.set()
             except OSError as error:
                 log.warning(
                     "file events are not to be had (%s); files are looked at every %s s", error.strerror, POLL_S
@@ -233,14 +241,33 @@ class ConfigWatcher:
                 return
 
     def _concerns(self, _: watchfiles.Change, path: str) -> bool:
-        """Whether an event may be about the configuration: the ledger and logs may live in the same folder."""
-        if os.path.basename(path).startswith(".."):  # Kubernetes swaps `..data`.
+        """Whether an event may be about the configuration: ledger and logs may live, and be written, in its folder."""
+        if self._names.sources is not self._sources:
+            self._names = _Names(self._sources)
+        return self._names.concern(path)
+
+
+class _Names:
+    """The names of what a configuration is made of, and of the folders above: events of no others matter."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self._exact: set[str] = set()
+        self._patterns = [os.path.abspath(pattern).split(os.sep) for pattern in sources.globs]
+        for file in sources.files:
+            name = os.path.abspath(file)
+            while name not in self._exact:
+                self._exact.add(name)
+                name = os.path.dirname(name)
+
+    def concern(self, path: str) -> bool:
+        path = os.path.abspath(path)
+        if path in self._exact or os.path.basename(path).startswith(".."):  # Kubernetes swaps `..data`.
             return True
-        for name in (*self._sources.files, *self._sources.globs):
-            wanted = os.path.abspath(name)
-            if path == wanted or fnmatch.fnmatchcase(path, wanted) or wanted.startswith(path + os.sep):
-                return True
-        return False
+        parts = path.split(os.sep)
+        return any(
+            len(parts) <= len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern)) for pattern in self._patterns
+        )
 
 
 def _sources_of(snapshot: Snapshot) -> Sources:
@@ -272,8 +299,7 @@ def _stat(name: str) -> _Stat:
 def _folders(sources: Sources) -> tuple[str, ...]:
     """Folders to watch: those of all files and patterns, or the nearest one above that exists."""
     folders: dict[str, None] = {}
-    for name in (*sources.files, *sources.globs):
-        folder = os.path.dirname(name)
+    for folder in dict.fromkeys(os.path.dirname(name) for name in (*sources.files, *sources.globs)):
         while folder and (glob.has_magic(folder) or not os.path.isdir(folder)):
             folder = os.path.dirname(folder)
         folders[folder if folder else "."] = None

@@ -274,35 +274,92 @@ async def test_polling_alone_will_do(folder: Folder, monkeypatch: pytest.MonkeyP
         await world.until(lambda: world.tenants == {"b"})
 
 
-async def test_events_alone_will_do(folder: Folder):
-    class NeverPolling(FastClock):
-        async def sleep(self, delay_s: float) -> None:
-            await (asyncio.Event().wait() if delay_s == watch.POLL_S else super().sleep(delay_s))
+class NeverPolling(FastClock):
+    async def sleep(self, delay_s: float) -> None:
+        await (asyncio.Event().wait() if delay_s == watch.POLL_S else super().sleep(delay_s))
 
+
+async def test_events_alone_will_do(folder: Folder):
     world = World(folder)
     world.watcher = ConfigWatcher(world.holder, world._load, NeverPolling(), world._on_applied)
     async with world.watching():
-        await asyncio.sleep(0.1)  # The watch is in a thread of its own, which nobody can ask whether it has begun.
+        await asyncio.sleep(0.3)  # The watch is in a thread of its own, which nobody can ask whether it has begun.
         folder.write("tenants: {b: {}}\n")
         await world.until(lambda: world.tenants == {"b"})
+
+
+async def test_a_folder_that_is_named_later_is_watched(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    watched: list[tuple[str, ...]] = []
+
+    async def awatch(*folders: str, stop_event: asyncio.Event, **_: object) -> AsyncIterator[object]:
+        watched.append(folders)
+        await stop_event.wait()
+        for nothing in ():
+            yield nothing
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    world = World(folder)
+    async with world.watching():
+        await world.until(lambda: watched == [(str(folder.path),)])
+        folder.write("sk", "secrets/key")
+        folder.write("tenants: {b: {keys: ['${file:secrets/key}']}}\n")
+        await world.until(lambda: len(watched) == 2)
+        assert watched[1] == (str(folder.path), str(folder.path / "secrets"))
 
 
 @pytest.mark.parametrize(
     ("path", "concerns"),
     [
-        ("routerx.yaml", True),
         ("tenants.d", True),
         ("tenants.d/new.yaml", True),
         ("..data", True),
+        (".", True),
+        ("b/tenants", True),
+        ("b/tenants/new.yaml", True),
         ("tenants.d/.new.yaml.1.tmp", False),
+        ("tenants.d/deeper/new.yaml", False),
+        ("b/other", False),
         ("routerx.yaml~", False),
         ("ledger.db-wal", False),
         ("serve.log", False),
     ],
 )
-def test_events_of_other_files_stir_nothing(folder: Folder, path: str, concerns: bool):
+async def test_events_of_other_files_stir_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, path: str, concerns: bool
+):
+    events: asyncio.Queue[Path] = asyncio.Queue()
+    passed: list[Path] = []
+
+    async def awatch(
+        *_: str, watch_filter: Callable[[watchfiles.Change, str], bool], **__: object
+    ) -> AsyncIterator[object]:
+        while True:
+            event = await events.get()
+            if watch_filter(watchfiles.Change.modified, str(event)):
+                passed.append(event)
+                yield event
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    world = World(folder, "tenants: {a: {}}\ninclude: [tenants.d/*.yaml, 'b*/tenants/*.yaml']\n")
+    own = folder.path / "routerx.yaml"
+    async with world.watching():
+        events.put_nowait(folder.path / path)
+        events.put_nowait(own)
+        await world.until(lambda: own in passed)
+        assert passed == ([folder.path / path, own] if concerns else [own])
+
+
+async def test_a_file_named_by_a_relative_path_is_recognised(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder.path)
+    folder.write(BASE)
     world = World(folder)
-    assert world.watcher._concerns(watchfiles.Change.modified, str(folder.path / path)) is concerns
+    world.loader = msgspec.structs.replace(world.loader, path="routerx.yaml")
+    world.holder.current = world.loader.load(1)
+    world.watcher = ConfigWatcher(world.holder, world._load, NeverPolling(), world._on_applied)
+    async with world.watching():
+        await asyncio.sleep(0.3)  # As above.
+        folder.write("tenants: {c: {}}\n")
+        await world.until(lambda: world.tenants == {"c"})
 
 
 async def test_a_rotated_secret_file_is_seen(folder: Folder):
