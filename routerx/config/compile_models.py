@@ -230,6 +230,7 @@ class _Models:
         return paths
 
     def _path_model(self, key: str, card: PriceCard | None) -> Model:
+        """Of a path that nobody declared, nothing is known but its price: as routing takes one without even that."""
         provider, _, upstream_model = key.partition("/")
         endpoint = Endpoint(
             key=key,
@@ -237,10 +238,10 @@ class _Models:
             model=key,
             upstream_model=upstream_model,
             price=card if card is not None or self._sources.live[provider].provider.mock is None else _FREE,
-            capabilities=frozenset(),
+            capabilities=frozenset(Capability),
             priority=self._sources.live[provider].priority,
         )
-        return Model(name=key, kind=Kind.CHAT, endpoints=(endpoint,), owner=provider)
+        return Model(name=key, kind=Kind.CHAT, endpoints=(endpoint,), owner=provider, any_kind=True)
 
     def _collect_prices(self) -> None:
         run = self._run

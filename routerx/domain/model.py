@@ -52,3 +52,9 @@ class Model(msgspec.Struct, frozen=True):
     created: int = 0
     """Release date, seconds since the epoch (the OpenAI field)."""
     owner: str = ""
+    any_kind: bool = False
+    """Nobody said what it does, so every route may ask for it; `kind` is what lists show."""
+
+    def does(self, kind: Kind) -> bool:
+        """Whether a route of `kind` may ask for it."""
+        return self.any_kind or self.kind is kind

@@ -129,7 +129,7 @@ def resolve(name: str, kind: Kind, snapshot: Snapshot) -> Resolved | None:
     while True:
         model = snapshot.models.get(base) or snapshot.endpoints.get(base)
         if model is not None:
-            return Resolved(base, model, free, floor) if model.kind is kind else None
+            return Resolved(base, model, free, floor) if model.does(kind) else None
         if base.endswith(":free") and not free:
             base, free = base.removesuffix(":free"), True
         elif base.endswith(":floor") and not floor:
@@ -245,7 +245,7 @@ def _nearest(asked: str, kind: Kind, tenant: Tenant, snapshot: Snapshot) -> str 
     pairs = {asked[index : index + 2] for index in range(len(asked) - 1)}
     ranked = sorted(named, key=lambda name: (-sum(pair in name for pair in pairs), abs(len(name) - len(asked))))
     usable = (
-        name for name in ranked if named[name].kind is kind and _allowed_endpoints(Resolved(name, named[name]), tenant)
+        name for name in ranked if named[name].does(kind) and _allowed_endpoints(Resolved(name, named[name]), tenant)
     )
     found = difflib.get_close_matches(asked, list(itertools.islice(usable, SUGGEST_AMONG)), n=1)
     return found[0] if found else None

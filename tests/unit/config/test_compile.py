@@ -269,6 +269,15 @@ def test_the_nearest_price_holds(folder: Folder):
     assert snapshot.endpoints["lab/other"].endpoints[0].price == PriceCard(5_000_000, 0)
 
 
+def test_a_path_that_only_a_price_or_an_alias_names_may_be_asked_for_anything(folder: Folder):
+    text = TWO_LINES + "models: {new: openai/unknown}\npricing: {openai/unknown-too: {input: 1, output: 0}}\n"
+    snapshot = folder.load(text)
+    for model in (snapshot.models["new"], snapshot.endpoints["openai/unknown-too"]):
+        assert all(model.does(kind) for kind in Kind)
+        assert model.endpoints[0].capabilities == frozenset(Capability)
+    assert not snapshot.models["gpt-4o"].does(Kind.EMBEDDING)
+
+
 # --- policies, plans, tenants ----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What a model name means, and who may use it."""
 
+import msgspec
 import pytest
 
 from routerx.domain.call import Operation, Peek
@@ -81,6 +82,18 @@ def test_a_model_of_another_kind_is_not_found() -> None:
     with pytest.raises(ModelNotFound):
         world().plan(Peek(Operation.EMBEDDINGS, "gpt-4o"))
     assert world().plan(Peek(Operation.EMBEDDINGS, "embed-1")).model == "embed-1"
+
+
+def test_a_path_of_which_nobody_said_the_kind_serves_chats_and_embeddings_at_its_price() -> None:
+    custom = msgspec.structs.replace(
+        model("lab/custom", endpoint("lab/custom", "lab/custom", price=DEAR)), any_kind=True
+    )
+    config = msgspec.structs.replace(CONFIG, endpoints={**CONFIG.endpoints, "lab/custom": custom})
+    for operation in Operation:
+        (candidate,) = World(config, tenant()).plan(Peek(operation, "lab/custom")).candidates
+        assert candidate.endpoint.price == DEAR
+        with pytest.raises(ModelNotFound, match="did you mean 'lab/custom'"):
+            World(config, tenant()).plan(Peek(operation, "nobody/custom"))
 
 
 def test_unknown_and_forbidden_are_told_in_the_same_words() -> None:
