@@ -240,7 +240,7 @@ class AttemptLoop:
         if reply.status != 200:
             return dialect.classify(reply.status, reply.headers, await _error_body(reply))
         content_type = reply.headers.get("Content-Type", "")
-        if peek.stream and content_type.startswith(EVENT_STREAM):
+        if peek.stream and content_type.lower().startswith(EVENT_STREAM):
             return await self._first_content(ctx, attempt, reply, peek, prepared)
         body = await reply.read(RESPONSE_BYTES_MAX)
         verdict = dialect.read_reply(peek.operation, content_type, body)

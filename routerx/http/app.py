@@ -79,6 +79,8 @@ class App:
     async def _dispatch(self, arrival: Arrival) -> web.StreamResponse:
         request = arrival.request
         method, path = request.method, request.raw_path.partition("?")[0]
+        if not path.startswith("/"):  # RFC 9112, 3.2.2: a whole URL as the target; only its path matters here.
+            path = request.path
         handler = self._routes.get((method, path))
         if self._vitals.draining and path.startswith("/v1/"):
             raise ShuttingDown("The gateway is shutting down. Send the request again.", retry_after_s=1)

@@ -166,3 +166,9 @@ async def test_caller_limits_requests_at_once(tmp_path: Path, up: ScriptedUpstre
         gate.set()
         await caller.reply()
         assert (await gateway.chat()).status == 200
+
+
+async def test_a_target_in_absolute_form_is_served(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as up, running(tmp_path, config(up.url)) as gw:
+        assert (await gw.ask("GET", "http://gateway.test/health", key=None)).status == 200
+        assert (await gw.ask("GET", "http://gateway.test/v1/models")).status == 200
