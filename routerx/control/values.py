@@ -277,6 +277,10 @@ class LedgerView(msgspec.Struct, frozen=True):
     queue: int
     held_usd: str
     held_nano: int
+    suspects: int = 0
+    """Accounts whose money operations are off because their verification failed."""
+    details: tuple[str, ...] = ()
+    """What verification found, with names and amounts; the log has all of it."""
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -277,4 +277,6 @@ def ledger_view(health: LedgerHealth) -> LedgerView:
         queue=health.queue,
         held_usd=format_usd(health.held_nano),
         held_nano=health.held_nano,
+        suspects=health.suspects,
+        details=health.details,
     )

@@ -101,7 +101,9 @@ class LedgerHealth(msgspec.Struct, frozen=True):
     """For /health and the start-up line."""
 
     ok: bool
+    """Money operations work, but for `suspects`."""
     reason: str | None
+    """Why not all is well, without names and amounts; None when it is."""
     synchronous: str
     flush_us: int
     """Measured flush time of the storage, median of a few commits at start."""
@@ -110,6 +112,8 @@ class LedgerHealth(msgspec.Struct, frozen=True):
     held_nano: int
     suspects: int = 0
     """Accounts whose money operations are off because their verification failed."""
+    details: tuple[str, ...] = ()
+    """What verification found, with names and amounts: for operators only."""
 
 
 class Ledger(Protocol):

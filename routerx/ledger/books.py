@@ -6,6 +6,7 @@ in order; outcomes come back in the same order.
 """
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,9 @@ from routerx.ledger.budget import PREPAID_FLOOR_NANO, Funds, day_of, floor_of
 from routerx.ledger.ops import EXISTS, EnsureAccount, Op, Post, Settle
 
 log = logging.getLogger("routerx.ledger")
+
+SUSPICIONS_MAX = 20
+"""Told at a time; the rest is in the log."""
 
 RECENT_MAX = 8_192
 """Receipts of one generation; two are kept."""
@@ -208,15 +212,21 @@ class Books:
 
     @property
     def trouble(self) -> str | None:
-        """Why not all is well; None when it is."""
+        """Why no money is taken from anybody, in words that anybody may read; None when it is."""
         if self._refusal is not None:
             return self._refusal.message
-        if self._all_suspect is not None:
-            return f"verification failed: {self._all_suspect}"
-        if self._suspects:
-            name, why = next(iter(self._suspects.items()))
-            return f"verification failed for {len(self._suspects)} accounts, first {name!r}: {why}"
-        return None
+        return None if self._all_suspect is None else "the books failed verification; see 'routerx ledger verify'"
+
+    @property
+    def suspects(self) -> int:
+        """Accounts whose money operations are off, each for itself."""
+        return len(self._suspects)
+
+    @property
+    def suspicions(self) -> tuple[str, ...]:
+        """What verification found, with names and amounts: for operators."""
+        whole = () if self._all_suspect is None else (self._all_suspect,)
+        return (*whole, *itertools.islice(self._suspects.values(), SUSPICIONS_MAX))
 
     @property
     def degraded(self) -> bool:

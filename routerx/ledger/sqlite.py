@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -38,14 +39,22 @@ async def open_ledger(options: LedgerOptions, clock: Clock, connect: Connect = c
     """Open the books and become their owner. Raises LedgerLocked or LedgerUnusable; then nothing was changed."""
     opened = await asyncio.to_thread(open_file, options, clock.now_ns(), connect)
     log_path = options.log_path if options.log_path is not None else str(Path(opened.storage.path).parent / LOG_NAME)
-    try:
-        requests = await asyncio.to_thread(RequestLog, log_path, clock)
-        readers = await reports.Reader.open(opened.storage.path), await reports.Reader.open(log_path)
-    except sqlite3.Error as error:
-        opened.connection.close()
-        opened.lock.release()
-        raise LedgerUnusable(f"the request log {log_path!r} cannot be opened: {error}") from error
-    return SqliteLedger(options, clock, opened, requests, readers)
+    async with AsyncExitStack() as undo:
+        undo.callback(opened.lock.release)
+        undo.callback(opened.connection.close)
+        try:
+            requests = await asyncio.to_thread(RequestLog, log_path, clock)
+            undo.push_async_callback(requests.close)
+            books_reader = await reports.Reader.open(opened.storage.path)
+            undo.push_async_callback(books_reader.close)
+            log_reader = await reports.Reader.open(log_path)
+            undo.push_async_callback(log_reader.close)
+        except (sqlite3.Error, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise LedgerUnusable(f"the request log {log_path!r} cannot be opened: {why}") from error
+        ledger = SqliteLedger(options, clock, opened, requests, (books_reader, log_reader))
+        undo.pop_all()
+    return ledger
 
 
 class SqliteLedger:
@@ -253,15 +262,20 @@ class SqliteLedger:
         return msgspec.structs.replace(report, violations=(*report.violations, *differences))
 
     def health(self) -> LedgerHealth:
-        trouble = self._books.trouble
+        trouble, suspects = self._books.trouble, self._books.suspects
+        reason = trouble
+        if reason is None and suspects:
+            reason = f"{suspects} account{'s' * (suspects > 1)} failed verification; see 'routerx ledger verify'"
         return LedgerHealth(
             ok=trouble is None,
-            reason=trouble,
+            reason=reason,
             synchronous=self._flush.synchronous,
             flush_us=self._flush.flush_us,
             survives_power_loss=self._flush.survives_power_loss,
             queue=self._books.queue,
             held_nano=self._books.held_nano,
+            suspects=suspects,
+            details=self._books.suspicions,
         )
 
     async def close(self) -> None:

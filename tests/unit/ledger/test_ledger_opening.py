@@ -174,6 +174,26 @@ async def test_a_log_that_cannot_be_read_is_moved_aside(tmp_path: Path):
     assert (tmp_path / "data" / "requests.db.unreadable").read_bytes() == b"garbage" * 1_000
 
 
+async def test_a_log_that_cannot_be_made_leaves_no_lock_behind(tmp_path: Path):
+    async with opened(tmp_path):
+        pass
+    connections: list[sqlite3.Connection] = []
+
+    def remember(path: str, busy_timeout_s: float) -> sqlite3.Connection:
+        connections.append(connect(path, busy_timeout_s))
+        return connections[-1]
+
+    nowhere = tmp_path / "a-file"
+    nowhere.touch()
+    with pytest.raises(LedgerUnusable, match=r"request log .* cannot be opened: Not a directory"):
+        await open_ledger(options(tmp_path, log_path=str(nowhere / "requests.db")), ManualClock(), remember)
+    for connection in connections:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    async with opened(tmp_path):
+        pass
+
+
 def test_a_migration_that_fails_leaves_the_file_at_a_whole_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = str(tmp_path / "ledger.db")
     connection = database.open_writer(path, "full", 5.0, connect)

@@ -226,7 +226,7 @@ def test_verify_changes_nothing(good: Path):
 async def wait_for_trouble(ledger, clock: ManualClock) -> None:
     for _ in range(300):
         await clock.run(60)
-        if not ledger.health().ok:
+        if ledger.health().suspects or not ledger.health().ok:
             return
         await asyncio.sleep(0.002)
     raise AssertionError("the violation was not noticed")
@@ -252,7 +252,11 @@ async def test_a_running_ledger_stops_money_for_the_tenant_it_is_wrong_about(tmp
             ledger.hold(ACME, USD)
         with pytest.raises(StorageUnavailable):
             await ledger.top_up("acme", USD, actor="op", reference=None, note=None)
-        assert ledger.health().reason is not None
+        health = ledger.health()
+        assert (health.ok, health.suspects) == (not restart, 1), "the house's own account is everybody's trouble"
+        who = "the books" if restart else "1 account"
+        assert health.reason == f"{who} failed verification; see 'routerx ledger verify'"
+        assert any("'acme'" in detail for detail in health.details)
         if not restart:
             ledger.release(ledger.hold(OTHER, USD))
 
