@@ -124,6 +124,7 @@ class Writer:
         items = self._take()
         ops = [item for item in items if isinstance(item, Op)]
         if ops:
+            self._committed = False
             started_s = self._clock.monotonic_s()
             results = self._process(ops)
             self._post(Outcome(ops, results))
@@ -151,7 +152,6 @@ class Writer:
     def _process(self, ops: list[Op]) -> list[object]:
         """A result per op. Never raises: what cannot be written fails, and new work is refused until it can."""
         tries = 0
-        self._committed = False
         while True:
             tries += 1
             try:
@@ -227,6 +227,7 @@ class Writer:
                 return False
 
     def _give_up(self, ops: list[Op], trouble: Trouble, error: Exception) -> list[object]:
+        self._committed = False  # Whatever was written before it: the refusal stands until a commit works again.
         log.error("the ledger cannot commit (%s): %s", trouble.value, error)
         if trouble is not Trouble.BUSY:
             self._refuse(self._why(trouble))

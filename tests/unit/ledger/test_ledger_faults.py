@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,34 @@ async def test_a_poisoned_record_hurts_only_itself(tmp_path: Path, caplog: pytes
         assert ledger.funds("acme").balance_nano == 7 * USD
         assert ledger.health().ok
         assert (await ledger.verify()).violations == ()
+
+
+async def test_a_batch_that_was_written_in_part_lets_work_go_on_though_poison_and_a_lock_came_together(tmp_path: Path):
+    fault = Fault()
+    async with opened(tmp_path, connect=fault.connect) as ledger:
+        await ledger.sync_tenants([ACME])
+        await ledger._watch.verify()  # The one at start has passed, and nothing else writes from here on.
+        await settled(ledger)
+        gate, begins = threading.Event(), iter((False, False, True, True))
+
+        def at_the_poison_alone(connection: sqlite3.Connection, sql: str) -> None:
+            if sql.startswith("BEGIN") and next(begins, False):
+                error = sqlite3.OperationalError("planted")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+
+        fault.strike = at_the_poison_alone
+        ledger._writer.chore(gate.wait)  # What is queued meanwhile becomes one batch.
+        good, poison = (ledger.settle(each, None) for each in (record(USD), replaced(record(USD), duration_ms=2**70)))
+        gate.set()
+        await good.durable
+        with pytest.raises(StorageUnavailable):
+            await poison.durable
+        assert next(begins, None) is None, "both faults struck"
+        async with asyncio.timeout(5):  # No clock runs, so no probe mends it.
+            while not ledger.health().ok:  # noqa: ASYNC110 - the writer is a thread.
+                await asyncio.sleep(0.001)
+        ledger.release(ledger.hold(ACME, USD))
 
 
 async def test_a_poisoned_order_of_an_operator_is_an_internal_error(tmp_path: Path):
