@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from routerx.clock import Clock
 from routerx.providers.spec import Provider
 from routerx.tasks import TaskSet
+from routerx.upstream.aiohttp_client import AiohttpTransport
 from routerx.upstream.base import Transport
-from routerx.upstream.client import AiohttpTransport
 from routerx.upstream.direct import DirectTransport
 from routerx.upstream.mock import MockTransport
 

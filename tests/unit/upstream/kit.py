@@ -13,8 +13,8 @@ from routerx.domain.call import UpstreamCall
 from routerx.domain.failure import Failure, UpstreamFault
 from routerx.domain.policy import Timeouts
 from routerx.providers.spec import Auth, Provider
+from routerx.upstream.aiohttp_client import AiohttpTransport
 from routerx.upstream.base import RESPONSE_BYTES_MAX, Transport, UpstreamReply
-from routerx.upstream.client import AiohttpTransport
 from routerx.upstream.direct import DirectTransport
 
 SHORT_S = 0.1

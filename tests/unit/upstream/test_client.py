@@ -7,7 +7,7 @@ import os
 import pytest
 
 from routerx.domain.failure import FailureKind, UpstreamFault
-from routerx.upstream import client, direct
+from routerx.upstream import aiohttp_client, direct
 from tests.support.upstream import (
     Drip,
     End,
@@ -335,7 +335,7 @@ async def test_what_arrived_before_a_fault_is_delivered_before_it() -> None:
 
 
 async def test_parsed_urls_and_timeouts_are_kept_up_to_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "CACHED_MAX", 2)
+    monkeypatch.setattr(aiohttp_client, "CACHED_MAX", 2)
     monkeypatch.setattr(direct, "CACHED_MAX", 2)
     async with ScriptedUpstream() as upstream, transport() as out:
         for i in range(5):
@@ -352,4 +352,4 @@ def test_the_compiled_parser_is_required(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(http_parser, "HttpResponseParser", http_parser.HttpResponseParserPy)
     with pytest.raises(OperatorError, match="compiled"):
-        client._require_compiled_parser()
+        aiohttp_client._require_compiled_parser()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from routerx.domain.failure import FailureKind, UpstreamFault
-from routerx.upstream import direct_wire, wire
+from routerx.upstream import aiohttp_wire, direct_wire
 from tests.support.upstream import (
     Behaviour,
     End,
@@ -206,7 +206,7 @@ async def test_a_header_of_a_megabyte_is_a_protocol_error() -> None:
 
 
 async def test_a_flood_of_interim_replies_is_a_protocol_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (wire, direct_wire):
+    for module in (aiohttp_wire, direct_wire):
         monkeypatch.setattr(module, "HEAD_BYTES_MAX", 100_000)
     async with ScriptedUpstream() as upstream, transport() as out:
         upstream.queue(Raw([b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10_000], End.STALL))

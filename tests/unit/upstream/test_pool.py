@@ -6,7 +6,7 @@ import pytest
 from routerx.domain.failure import FailureKind
 from routerx.domain.policy import Timeouts
 from routerx.providers.spec import Auth, MockSettings, Provider
-from routerx.upstream.client import AiohttpTransport
+from routerx.upstream.aiohttp_client import AiohttpTransport
 from routerx.upstream.direct import DirectTransport
 from routerx.upstream.mock import MockTransport
 from routerx.upstream.pool import TransportPool

@@ -22,6 +22,7 @@ from routerx.domain.call import UpstreamCall
 from routerx.domain.failure import FailureKind, UpstreamFault
 from routerx.errors import OperatorError
 from routerx.providers.spec import Provider
+from routerx.upstream.aiohttp_wire import Sending, Wire, WirePool
 from routerx.upstream.base import UpstreamReply
 from routerx.upstream.bounds import (
     CACHED_MAX,
@@ -34,7 +35,6 @@ from routerx.upstream.bounds import (
 from routerx.upstream.dns import DNS_TTL_S, StaleResolver
 from routerx.upstream.faults import CAUGHT, Phase, failure, failure_of
 from routerx.upstream.sockets import private_trust
-from routerx.upstream.wire import Sending, Wire, WirePool
 
 
 class AiohttpTransport:
