@@ -6,6 +6,7 @@ It owns no state of its own but the followers of the request log. Facts are aske
 """
 
 import asyncio
+import shlex
 from collections.abc import AsyncGenerator
 
 import routerx
@@ -32,7 +33,8 @@ from routerx.control.values import (
 )
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import Tenant
-from routerx.errors import Conflict, InvalidParameter, NotFound
+from routerx.errors import Conflict, GatewayError, InvalidParameter, NotFound
+from routerx.ids import new_id
 from routerx.ledger.base import Ledger, LogQuery
 from routerx.money import format_usd, parse_usd
 
@@ -86,7 +88,8 @@ class Operations:
         """Write the tenant's YAML file, make it live, credit `topup` and issue its first key.
 
         Everything is checked before the file is written; where the configuration refuses the file it is taken back.
-        Raises Conflict, NotFound (plan or policy) and InvalidParameter.
+        Where the ledger fails after that the tenant stays, and the error says what is left to do.
+        Raises Conflict, NotFound (plan or policy), InvalidParameter and GatewayError.
         """
         topup_nano = _positive_amount(new.topup, "topup") if new.topup is not None else None
         label = _short_text(new.label, "label")
@@ -99,10 +102,19 @@ class Operations:
             require(new.policy, snapshot.policies, "policy")
         path = await self._configuration.write_tenant(new)
         await self._make_live(new.name, path)
-        await self._ledger.sync_tenants([self._tenant(new.name)])
-        if topup_nano is not None:
-            await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=None, note="opening top-up")
-        key = await self.create_key(new.name, label, actor=actor)
+        reference = new_id("top", self._clock.now_ns())
+        credited = False
+        try:
+            await self._ledger.sync_tenants([self._tenant(new.name)])
+            if topup_nano is not None:
+                await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=reference, note="opening top-up")
+                credited = True
+            key = await self.create_key(new.name, label, actor=actor)
+        except GatewayError as error:
+            raise type(error)(
+                f"{error.message} {_what_is_left(new, path, None if credited else reference)}",
+                retry_after_s=error.retry_after_s,
+            ) from error
         return CreatedTenant(tenant=await self.tenant(new.name), key=key, file=path)
 
     async def _make_live(self, name: str, path: str) -> None:
@@ -284,6 +296,18 @@ class Operations:
             raise InvalidParameter(f"limit must be between 0 and {LOG_ROWS_MAX}, not {query.limit}.", param="limit")
         if query.tenant is not None:
             self._tenant(query.tenant)
+
+
+def _what_is_left(new: NewTenant, path: str, reference: str | None) -> str:
+    """For an operator whose new tenant is live, but not whole; `reference` None: the top-up is done."""
+    said, left = "", []
+    if new.topup is not None and reference is not None:
+        left.append(f"`routerx tenants topup {new.name} {shlex.quote(new.topup)} --ref {reference}`")
+    elif new.topup is not None:
+        said = " and was credited"
+    label = f" --label {shlex.quote(new.label)}" if new.label else ""
+    left.append(f"`routerx keys create {new.name}{label}`")
+    return f"Tenant {new.name!r} is there nevertheless ({path}){said}; what is left: {', '.join(left)}."
 
 
 def _amount(text: str, param: str) -> int:

@@ -1,6 +1,7 @@
 """The control plane's rules, over a ledger in memory."""
 
 import asyncio
+import re
 from contextlib import aclosing
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from routerx.control.operations import TEXT_CHARS_MAX, Operations
 from routerx.control.values import LogLine, ModelQuery, NewTenant
 from routerx.control.views import iso_time
-from routerx.errors import Conflict, InvalidParameter, ModelNotFound, NotFound
+from routerx.errors import Conflict, InvalidParameter, ModelNotFound, NotFound, StorageUnavailable
 from routerx.ledger.base import LogQuery
 from routerx.money import format_usd, parse_usd
 from routerx.secrets import key_digest, key_id
@@ -156,6 +157,36 @@ async def test_nothing_is_written_for_a_bad_top_up(control: Control, operations:
         await operations.create_tenant(NewTenant("acme", topup="ten"), actor="x")
 
     assert control.configuration.files == {}
+
+
+async def test_a_tenant_left_half_made_is_told_with_what_is_left_to_do(
+    control: Control, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise StorageUnavailable("The disk is full.", retry_after_s=5)
+
+    async def made(name: str) -> tuple[str, float | None]:
+        with pytest.raises(StorageUnavailable) as caught:
+            await operations.create_tenant(NewTenant(name, topup="10", label="my first"), actor="x")
+        return caught.value.message, caught.value.retry_after_s
+
+    with monkeypatch.context() as patch:
+        patch.setattr(control.ledger, "issue_key", full)
+        assert await made("acme") == (
+            "The disk is full. Tenant 'acme' is there nevertheless (tenants.d/acme.yaml) and was credited; "
+            "what is left: `routerx keys create acme --label 'my first'`.",
+            5,
+        )
+    monkeypatch.setattr(control.ledger, "top_up", full)
+    message, _ = await made("beta")
+    told = re.search(r"what is left: `routerx tenants topup beta 10 --ref (top_\w+)`, `routerx keys create", message)
+    assert told is not None
+    monkeypatch.undo()
+    with pytest.raises(Conflict, match="There already is a tenant 'beta'"):
+        await operations.create_tenant(NewTenant("beta"), actor="x")
+    for _ in range(2):  # As told, the top-up is credited once, however the first try ended.
+        await operations.top_up("beta", "10", reference=told[1], note=None, actor="x")
+    assert control.ledger.balances["beta"] == 10 * USD
 
 
 async def test_keys_of_yaml_and_ledger_stand_in_one_list(operations: Operations) -> None:
