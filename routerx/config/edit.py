@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import re
+import tempfile
 
 import msgspec
 import yaml
@@ -55,24 +56,34 @@ def write_tenant_file(config_path: str | None, name: str, text: str) -> str:
     """
     _check_name(name)
     path = _tenant_path(config_path, name)
-    if os.path.lexists(path):
-        raise Conflict(f"{path!r} exists already; edit it, or choose another name for the tenant.")
     folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".{name}.yaml.{os.getpid()}.tmp")
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        _link_new(folder, path, text)
         _sync_folder(folder)
     except OSError as error:
         raise OperatorError(
             f"{path!r} cannot be written ({error.strerror}); make the folder writable, or add the tenant by hand."
         ) from None
     return path
+
+
+def _link_new(folder: str, path: str, text: str) -> None:
+    """Give a whole file its name, which must be free: unlike a rename, a link replaces nothing.
+
+    Raises Conflict, OSError.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".tmp", dir=folder)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        raise Conflict(f"{path!r} exists already; edit it, or choose another name for the tenant.") from None
+    finally:
+        os.unlink(temporary)
 
 
 def remove_tenant_file(config_path: str | None, name: str) -> None:

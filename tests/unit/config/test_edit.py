@@ -1,5 +1,6 @@
 """Tenants that are written by a command."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,33 @@ def test_an_existing_file_is_never_replaced(folder: Folder):
     with pytest.raises(Conflict, match="exists already"):
         write_tenant_file(path, "acme", "x")
     assert (folder.path / "tenants.d/acme.yaml").read_text() == "mine"
+
+
+def test_of_two_writers_of_one_name_the_first_wins(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    path = folder.write(INCLUDING)
+    sync = os.fsync
+
+    def overtaken(descriptor: int) -> None:
+        sync(descriptor)
+        folder.write("theirs", "tenants.d/acme.yaml")
+
+    monkeypatch.setattr("os.fsync", overtaken)
+    with pytest.raises(Conflict, match="exists already"):
+        write_tenant_file(path, "acme", "x")
+    files = {file.name: file.read_text() for file in (folder.path / "tenants.d").iterdir()}
+    assert files == {"acme.yaml": "theirs"}
+
+
+def test_what_cannot_be_written_whole_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    path = folder.write(INCLUDING)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OperatorError, match="No space left"):
+        write_tenant_file(path, "acme", "x")
+    assert list((folder.path / "tenants.d").iterdir()) == []
 
 
 @pytest.mark.parametrize("include", ["", "include: [conf.d/*.yaml]\n", "include: [tenants.d/a*.yml]\n"])
