@@ -33,7 +33,7 @@ from routerx.control.values import (
 )
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import Tenant
-from routerx.errors import Conflict, GatewayError, InvalidParameter, NotFound
+from routerx.errors import Conflict, GatewayError, InternalError, InvalidParameter, NotFound
 from routerx.ids import new_id
 from routerx.ledger.base import Ledger, LogQuery
 from routerx.money import format_usd, parse_usd
@@ -89,7 +89,7 @@ class Operations:
 
         Everything is checked before the file is written; where the configuration refuses the file it is taken back.
         Where the ledger fails after that the tenant stays, and the error says what is left to do.
-        Raises Conflict, NotFound (plan or policy), InvalidParameter and GatewayError.
+        Raises Conflict, NotFound (plan or policy), InvalidParameter, GatewayError and InternalError.
         """
         topup_nano = _positive_amount(new.topup, "topup") if new.topup is not None else None
         label = _short_text(new.label, "label")
@@ -110,7 +110,7 @@ class Operations:
                 await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=reference, note="opening top-up")
                 credited = True
             key = await self.create_key(new.name, label, actor=actor)
-        except GatewayError as error:
+        except (GatewayError, InternalError) as error:
             raise type(error)(
                 f"{error.message} {_what_is_left(new, path, None if credited else reference)}",
                 retry_after_s=error.retry_after_s,
