@@ -361,15 +361,15 @@ async def _until_signal(runtime: Runtime, signals: Signals) -> None:
     tasks.spawn("reload-on-signal", _reload_when_told(runtime, signals))
     await signals.asked.wait()
     log.info("draining: %d requests in flight", runtime.gateway.in_flight)
-    stopping = asyncio.ensure_future(runtime.stop())
-    forcing = asyncio.ensure_future(signals.forced.wait())
-    await asyncio.wait((stopping, forcing), return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        log.warning("asked again: %d requests are cut off now", runtime.gateway.cut_off())
-    forcing.cancel()
-    await stopping
+    tasks.spawn("cut-off-on-signal", _cut_off_when_told(runtime, signals))
+    await runtime.stop()
     await tasks.close()
     log.info("stopped")
+
+
+async def _cut_off_when_told(runtime: Runtime, signals: Signals) -> None:
+    await signals.forced.wait()
+    log.warning("asked again: %d requests are cut off now", runtime.gateway.cut_off())
 
 
 async def _reload_when_told(runtime: Runtime, signals: Signals) -> None:
