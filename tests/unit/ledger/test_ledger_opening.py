@@ -1,5 +1,6 @@
 """Opening: one owner, private files, no guesses about a file that is not understood."""
 
+import logging
 import os
 import sqlite3
 import stat
@@ -37,6 +38,52 @@ async def test_a_new_ledger_is_private_to_its_user(tmp_path: Path):
             )
     finally:
         os.umask(before)
+
+
+def lock_and_tell(folder: Path, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What is said while `folder` is locked."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "routerx.ledger"):
+        lock = DataDirLock(folder)
+        lock.acquire()
+        lock.release()
+    return [(entry.levelname, entry.getMessage()) for entry in caplog.records]
+
+
+@pytest.mark.parametrize("names", [(), ("ledger.db", "ledger.db-wal", "requests.db", ".ballast", "default.key")])
+def test_a_data_directory_that_others_can_enter_is_closed_to_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o755)
+    for name in names:
+        (data / name).touch()
+    assert lock_and_tell(data, caplog) == [
+        ("INFO", f"the data directory {str(data)!r} had mode 0755 and has 0700 now: it is for RouterX alone")
+    ]
+    assert mode(data) == 0o700
+    assert lock_and_tell(data, caplog) == []
+
+
+@pytest.mark.parametrize("place", ["config", "cwd", "home", "sticky"])
+def test_a_directory_that_is_not_for_data_alone_keeps_its_mode_and_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o1777 if place == "sticky" else 0o755)
+    if place == "config":
+        (data / "routerx.yaml").touch()
+    elif place == "cwd":
+        monkeypatch.chdir(data)
+    elif place == "home":
+        monkeypatch.setenv("HOME", str(data))
+    before = mode(data)
+    (told,) = lock_and_tell(data, caplog)
+    assert told[0] == "WARNING"
+    assert f"chmod 700 {data}" in told[1]
+    assert mode(data) == before
 
 
 @pytest.mark.parametrize(
