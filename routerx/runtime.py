@@ -88,7 +88,7 @@ class Runtime:
         self.metrics = Metrics()
         self.routing = RoutingState(random.Random())  # noqa: S311 - jitter and tie-breaking, nothing secret.
         self.limiter = MemoryLimiter(snapshot.server.concurrency_max)
-        self.watcher = ConfigWatcher(self.holder, loader.load, clock, self._applied)
+        self.watcher = ConfigWatcher(self.holder, loader.load, clock, self._applied, self._prepare)
         self.logs: Logs | None = None
         self.port = 0
         """The TCP port that is listened on, once started."""
@@ -202,6 +202,10 @@ class Runtime:
         self._stack.callback(listener.close)
 
     # --- reload
+
+    async def _prepare(self, snapshot: Snapshot) -> None:
+        """A new tenant has its account and its opening balance before its first request can come."""
+        await self.ledger.sync_tenants(snapshot.tenants.values())
 
     async def _applied(self, old: Snapshot, new: Snapshot) -> None:
         """A new snapshot is in place: what keeps state by its names follows."""

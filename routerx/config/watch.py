@@ -5,6 +5,7 @@ files are also looked at twice a second. A file that still changes is not read: 
 """
 
 import asyncio
+import contextlib
 import fnmatch
 import glob
 import logging
@@ -35,6 +36,7 @@ RELOADS_MAX = 5
 
 Load = Callable[[int, str], Snapshot]
 """Given the generation to be, and the host that the process listens on."""
+Prepare = Callable[[Snapshot], Awaitable[None]]
 OnApplied = Callable[[Snapshot, Snapshot], Awaitable[None]]
 
 _Stat = tuple[str, int, int, int, int]
@@ -61,7 +63,11 @@ class ReloadStatus(msgspec.Struct, frozen=True):
 class ConfigWatcher:
     """Owns reloading. `run` is a task for the life of the server; `reload_now` serves SIGHUP and the admin API."""
 
-    def __init__(self, holder: SnapshotHolder, load: Load, clock: Clock, on_applied: OnApplied) -> None:
+    def __init__(
+        self, holder: SnapshotHolder, load: Load, clock: Clock, on_applied: OnApplied, prepare: Prepare | None = None
+    ) -> None:
+        """`prepare` is called with a snapshot before it goes live, `on_applied` after that, again until it works."""
+        self._prepare = prepare
         self._holder = holder
         self._load = load
         self._clock = clock
@@ -166,6 +172,11 @@ class ConfigWatcher:
             self.status = msgspec.structs.replace(self.status, ok=True, error=None)
             await self._follow()
             return
+        if self._prepare is not None:
+            with contextlib.suppress(
+                RouterXError
+            ):  # What fails here fails again in _follow(), which tells and repeats.
+                await self._prepare(snapshot)
         self._holder.current = snapshot
         self.status = ReloadStatus(
             generation=snapshot.generation,
