@@ -105,7 +105,7 @@ class Runtime:
         try:
             await runtime._start()
         except BaseException:
-            await runtime._stack.aclose()
+            await runtime.close()
             raise
         return runtime
 
@@ -261,6 +261,10 @@ class Runtime:
         if cut_off:
             log.warning("%d requests were cut off after %g s of draining", cut_off, limit_s)
         await self.edge.shutdown(FORCED_DRAIN_S)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close everything that is open, last opened first, without draining. Idempotent."""
         await self._stack.aclose()
 
 
@@ -311,6 +315,7 @@ async def _serve(options: ServeOptions) -> int:
         await _until_signal(runtime, signals)
         return 0
     finally:
+        await runtime.close()  # Nothing is left after a proper stop; after a fault, threads would keep the process.
         logs.close()
 
 

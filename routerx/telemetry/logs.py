@@ -168,10 +168,6 @@ class _PipeHandler(logging.Handler):
         self._masker = masker
         self._encode = encode
 
-    def createLock(self) -> None:  # noqa: N802 - the name is the standard library's
-        """No lock: the queue is the only thing shared, and it is safe to share."""
-        self.lock = None
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self._masker.mask(self._encode(record))
