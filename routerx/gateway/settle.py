@@ -181,36 +181,29 @@ class Settler:
             ctx.flags.append("anomaly")
         if isinstance(committed, StreamCommit) and committed.tap.missing_done:
             ctx.flags.append("missing_done")
-        if seen.usage is None:
-            return self._delivered(ctx, charged=True)
-        assert ctx.peek is not None
-        if not plausible(seen.usage, ctx.peek, committed.candidate.endpoint):
-            ctx.flags.append("anomaly")
-            return self._estimate(ctx, self._likely(ctx, seen.output_chars), charged=True)
-        return Consumption(seen.usage, UsageSource.PROVIDER, charged=True)
+        return self._delivered(ctx, charged=True)
 
     def _delivered(self, ctx: RequestContext, *, charged: bool) -> Consumption:
         """What the provider reported so far, or an estimate from what passed through, capped at the hold."""
-        assert ctx.peek is not None
-        committed = ctx.committed
+        committed, peek = ctx.committed, ctx.peek
+        assert committed is not None
+        assert peek is not None
         match committed:
             case StreamCommit(tap=tap):
                 usage, chars = tap.usage, tap.output_chars
-            case BufferedCommit(result=result):
-                usage, chars = result.usage, result.output_chars
-            case None:
-                usage, chars = None, 0
+            case BufferedCommit(result=result, body=body):
+                # A text whose usage was reported has not been measured; its body is the next best measure.
+                usage, chars = result.usage, result.output_chars if result.usage is None else len(body)
             case _:
                 assert_never(committed)
         if usage is not None:
-            return Consumption(usage, UsageSource.PROVIDER, charged=charged)
-        return self._estimate(ctx, self._likely(ctx, chars), charged=charged)
-
-    def _likely(self, ctx: RequestContext, output_chars: int) -> Usage:
-        assert ctx.peek is not None
-        if ctx.peek.operation is Operation.EMBEDDINGS:
-            output_chars = 0
-        return estimated(ctx.peek.input_tokens_likely, output_chars)
+            if plausible(usage, peek, committed.candidate.endpoint):
+                return Consumption(usage, UsageSource.PROVIDER, charged=charged)
+            if "anomaly" not in ctx.flags:
+                ctx.flags.append("anomaly")
+        if peek.operation is Operation.EMBEDDINGS:
+            chars = 0
+        return self._estimate(ctx, estimated(peek.input_tokens_likely, chars), charged=charged)
 
     def _abandoned(self, ctx: RequestContext, now_s: float) -> Consumption:
         """Row D: the caller left before the first token; free within the key's allowance, else the prompt."""

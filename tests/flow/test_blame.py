@@ -193,3 +193,26 @@ async def test_health_shows_endpoints_of_the_configuration_and_no_typed_paths(tm
         await gw.chat("up/typed-by-a-caller")
         health = (await gw.ask("GET", "/health", key=None)).json
         assert [one["endpoint"] for one in health["endpoints"]] == ["up/solo"]
+
+
+async def test_usage_that_nothing_can_mean_is_not_charged_to_a_caller_who_left_either(tmp_path: Path) -> None:
+    absurd = {"id": "x", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
+    async with ScriptedUpstream() as up, running(tmp_path, config(up.url)) as gw:
+        frames = [sse(absurd | {"usage": usage_of(7, 10**9)}), FRAME]
+        up.queue(Stream(frames=frames, gates={1: asyncio.Event()}))
+        caller = await gw.begin(stream=True, max_tokens=10)
+        await caller.head()
+        await caller.until(b"hi")
+        caller.leave()
+        row = await gw.settled()
+        assert (row.outcome, row.usage_source) == ("client_gone_midstream", "estimated")
+        assert 0 < row.cost_nano <= row.held_nano
+
+
+async def test_an_answer_with_absurd_usage_is_estimated_from_its_text_too(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as up, running(tmp_path, config(up.url)) as gw:
+        up.queue(Json(completion(usage_of(7, 10**9))))
+        assert (await gw.chat()).status == 200
+        usage = (await gw.settled()).usage
+        assert usage is not None
+        assert usage.out_text > 0
