@@ -92,10 +92,10 @@ BANNED_CALLS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 VENDORS = re.compile(
-    r"(?i)(?<![a-z])(deepseek|mistral|groq|huggingface|cerebras|deepinfra|ollama|openrouter|xai|fireworks|azure|bedrock|"
+    r"(?i)(?<![a-z])(deepseek|mistral|groq|huggingface|cerebras|deepinfra|openrouter|xai|fireworks|azure|bedrock|"
     r"vertex|cohere|perplexity|moonshot|nvidia|sambanova|novita|lmstudio|llamacpp)(?![a-z])"
 )
-"""Names that are never a dialect's. openai, anthropic and gemini name wire formats as well and are left to the eye."""
+"""Names that are never a dialect's. openai, anthropic, gemini and ollama name wire formats as well and are left to the eye."""
 VENDOR_HOMES = ("routerx/providers/",)
 
 MONEY = re.compile(r"(?i)(nano|pico|usd|cost|price|balance|amount|credit)")

@@ -7,9 +7,7 @@ what the payloads mean. Work is linear in the bytes fed, whatever the cuts.
 
 import re
 
-import msgspec
-
-from routerx.dialects.base import EVENT_BYTES_MAX
+from routerx.dialects.base import EVENT_BYTES_MAX, Frame
 
 # A CR at the end of the bytes at hand may be half a CRLF, so it ends a line only once another byte follows it.
 _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?=[^\n])){2}")
@@ -17,16 +15,6 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOUNDARY_BYTES_MAX = 4
 _BOM = b"\xef\xbb\xbf"
 _PREFIX = b"data: "
-
-
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One event, or a stretch of comments and blank lines."""
-
-    end: int
-    """Where the frame ends, its blank line included, in the bytes returned beside it."""
-    data: bytes | None
-    """The payload; None when the frame has no `data` line."""
-    event: bytes = b""
 
 
 class FrameSplitter:

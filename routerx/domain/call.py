@@ -14,7 +14,15 @@ class Operation(StrEnum):
     """What the caller wants done; one inbound route each."""
 
     CHAT = "chat"
+    COUNT_TOKENS = "count_tokens"
+    """Of a chat that is not to be answered. Costs nothing."""
     EMBEDDINGS = "embeddings"
+    COMPLETIONS = "completions"
+    IMAGES = "images"
+    SPEECH = "speech"
+    TRANSCRIPTIONS = "transcriptions"
+    MODERATIONS = "moderations"
+    RERANK = "rerank"
 
 
 class Peek(msgspec.Struct, frozen=True):

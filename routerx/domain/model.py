@@ -12,6 +12,12 @@ class Kind(StrEnum):
 
     CHAT = "chat"
     EMBEDDING = "embedding"
+    COMPLETION = "completion"
+    IMAGE = "image"
+    SPEECH = "speech"
+    TRANSCRIPTION = "transcription"
+    MODERATION = "moderation"
+    RERANK = "rerank"
 
 
 class Capability(StrEnum):
@@ -22,6 +28,8 @@ class Capability(StrEnum):
     AUDIO = "audio"
     JSON_SCHEMA = "json_schema"
     REASONING = "reasoning"
+    PREFILL = "prefill"
+    """Goes on from an assistant message that stands last. Not a filter: see dialects.base.Aim."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -27,6 +27,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     out_audio: int = 0
     out_image: int = 0
     requests: int = 1
+    searches: int = 0
+    """Web searches that the provider made for the answer."""
 
     @property
     def input_tokens(self) -> int:

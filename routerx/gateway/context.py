@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from routerx.config.snapshot import Snapshot
-from routerx.dialects.base import Dialect, Reply, StreamTap
+from routerx.dialects.base import CallerDialect, Reply, StreamTap
 from routerx.domain.call import Candidate, Operation, Peek, Plan
 from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome
@@ -23,7 +23,7 @@ class Inbound(msgspec.Struct, frozen=True):
 
     request_id: str
     operation: Operation
-    dialect: Dialect
+    dialect: CallerDialect
     snapshot: Snapshot
     """The configuration this request is served by, from its first to its last step."""
     principal: Principal

@@ -13,7 +13,7 @@ from aiohttp import web
 from routerx.clock import Clock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.control.vitals import Vitals
-from routerx.dialects.base import Dialect
+from routerx.dialects.base import CallerDialect
 from routerx.errors import InternalError, MethodNotAllowed, NotFound, RouterXError, ShuttingDown
 from routerx.http.admin_app import AdminApp
 from routerx.http.faults import error_response
@@ -43,7 +43,7 @@ class Apis(msgspec.Struct, frozen=True):
 class App:
     """Dispatches requests of the public port."""
 
-    def __init__(self, apis: "Apis", dialect: Dialect, clock: Clock) -> None:
+    def __init__(self, apis: "Apis", dialect: CallerDialect, clock: Clock) -> None:
         self._tenant_api = tenant_api = apis.tenant
         self._admin = apis.admin
         self._vitals = apis.vitals

@@ -4,14 +4,14 @@ import math
 
 from aiohttp import web
 
-from routerx.dialects.base import Dialect
+from routerx.dialects.base import CallerDialect
 from routerx.errors import AmbiguousCredentials, RequestTimeout, RequestTooLarge, RouterXError, ShuttingDown
 
 CLOSING = (AmbiguousCredentials, RequestTimeout, RequestTooLarge, ShuttingDown)
 """Errors after which the connection is not used again: the rest of the request may be unread or in doubt."""
 
 
-def error_response(error: RouterXError, dialect: Dialect, request_id: str) -> web.Response:
+def error_response(error: RouterXError, dialect: CallerDialect, request_id: str) -> web.Response:
     """The response of a request that failed before anything was sent."""
     headers = {"X-Request-Id": request_id}
     if error.retry_after_s is not None:

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot, SnapshotHolder
-from routerx.dialects.base import Dialect
+from routerx.dialects.base import CallerDialect
 from routerx.domain.call import Operation
 from routerx.domain.tenant import Tenant
 from routerx.errors import AmbiguousCredentials, InvalidApiKey
@@ -74,7 +74,7 @@ class Door:
         self._ledger = ledger
         self._clock = clock
 
-    async def receive(self, arrival: Arrival, operation: Operation, dialect: Dialect) -> Inbound:
+    async def receive(self, arrival: Arrival, operation: Operation, dialect: CallerDialect) -> Inbound:
         """Step 1 of the road: whose request it is, and its body within its size and time limits.
 
         Raises what presented_key(), identify() and read_body() raise.

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from aiohttp import web
 
 from routerx import jsonx
-from routerx.dialects.base import Dialect
+from routerx.dialects.base import CallerDialect
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
 from routerx.domain.tenant import Tenant
@@ -19,7 +19,7 @@ from routerx.money import format_price_per_million
 class OpenAIApi:
     """Handlers of the /v1 routes."""
 
-    def __init__(self, gateway: Gateway, door: Door, dialect: Dialect) -> None:
+    def __init__(self, gateway: Gateway, door: Door, dialect: CallerDialect) -> None:
         self._gateway = gateway
         self._door = door
         self._dialect = dialect

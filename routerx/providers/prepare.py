@@ -121,7 +121,7 @@ class Preparer:
             base = _Base(
                 provider=provider,
                 credential=credential,
-                url=quirks.base_url(provider.base_url, provider.quirks) + dialect.path(operation),
+                url=quirks.base_url(provider.base_url, provider.quirks) + dialect.path(operation, "", stream=False),
                 headers=header_block(provider, credential, accept=JSON),
                 stream_headers=header_block(provider, credential, accept=EVENT_STREAM),
                 quirks=quirks.resolve(provider.quirks, operation),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from routerx.dialects.openai_stream import OpenAITap
+from routerx.dialects.openai_chat.tap import OpenAITap
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
 from tests.flow.flow_kit import OPENING
 from tests.support.gateway import config, running

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from routerx.dialects.base import Reply
 from routerx.dialects.openai_chat import OPENAI
-from routerx.dialects.openai_stream import DONE_FRAME, OpenAITap
+from routerx.dialects.openai_chat.tap import DONE_FRAME, OpenAITap
 from routerx.domain.call import Operation, Peek
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage

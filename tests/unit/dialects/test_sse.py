@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerx.dialects.sse import Frame, FrameSplitter
+from routerx.dialects.base import Frame
+from routerx.dialects.sse import FrameSplitter
 
 
 def split(*chunks: bytes, limit: int = 1000) -> tuple[bytes, list[tuple[bytes, bytes | None, bytes]]]:

@@ -1,7 +1,8 @@
-"""Errors on the OpenAI wire, both ways: what providers send, as a Failure; what callers get, as bytes.
+"""Errors that providers send, as a Failure: by tables of (status, code), never by message text.
 
-Providers are judged by tables of (status, code), never by message text. The shapes read: `{"error": {…}}`, the same in
-an array, `{"error": "text"}`, flat `{"message", "type", "code"}`, and `{"detail": …}` of text, list or object.
+One table has the codes that any wire may carry; a dialect adds its own (ErrorTable). The shapes read: `{"error": {…}}`,
+the same in an array, `{"error": "text"}`, flat `{"message", "type", "code"}`, and `{"detail": …}` of text, list or
+object.
 """
 
 import re
@@ -11,11 +12,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from routerx import jsonx
-from routerx.dialects.openai_chunks import decode_or_none
+from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.retry_after import retry_after_s
 from routerx.domain.failure import Failure, FailureKind
-from routerx.errors import RouterXError
 
 _MESSAGE_CHARS_MAX = 500
 _CODE_CHARS_MAX = 64
@@ -143,6 +142,17 @@ _OURS: dict[FailureKind, str] = {
 """Said in place of the provider's words where those are about the operator's account, not the caller's request."""
 
 
+class ErrorTable(msgspec.Struct, frozen=True):
+    """What one dialect's codes and statuses mean where that differs from what is common to all."""
+
+    codes: Mapping[str, FailureKind] = {}
+    """Vendor code in snake case → kind, whatever the status; looked at first."""
+    statuses: Mapping[int, FailureKind] = {}
+
+
+COMMON = ErrorTable()
+
+
 class _Report(msgspec.Struct, frozen=True):
     """An error body, whatever its shape."""
 
@@ -157,30 +167,34 @@ class _Report(msgspec.Struct, frozen=True):
     """A moderation verdict on the prompt comes with it."""
 
 
-def classify(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+def classify(status: int, headers: Mapping[str, str], body: bytes, table: ErrorTable = COMMON) -> Failure:
     """An error reply. A body that is no error object counts for nothing: the status decides, the text is ours."""
     if 300 <= status < 400:
         return Failure(FailureKind.REDIRECT, _redirect_message(headers), upstream_status=status)
     report = read_error(decode_or_none(_any_decoder, body))
-    kind = _kind(status, report) if 400 <= status <= 599 else FailureKind.PROTOCOL_ERROR
+    kind = _kind(status, report, table) if 400 <= status <= 599 else FailureKind.PROTOCOL_ERROR
     return _failure(kind, report, status=status, wait_s=retry_after_s(headers, report.retry_hint))
 
 
-def failure_in_band(value: Any, *, otherwise: FailureKind) -> Failure:
+def failure_in_band(value: Any, *, otherwise: FailureKind, table: ErrorTable = COMMON) -> Failure:
     """An error inside a 200, by the status or the code it carries; `otherwise` for server faults and the unknown."""
     report = read_error(value)
     status = report.status
     if status is not None:
-        kind = _kind(status, report)
+        kind = _kind(status, report, table)
     else:
-        kinds = [_CODES[code] for code in map(_snake, report.codes) if code in _CODES]
+        known = {**_CODES, **table.codes}
+        kinds = [known[code] for code in map(_snake, report.codes) if code in known]
         kind = min(kinds, key=lambda kind: kind is FailureKind.REJECTED, default=otherwise)  # The vaguest comes last.
     if kind is FailureKind.SERVER_ERROR:
         kind = otherwise
     return _failure(kind, report, status=status, wait_s=retry_after_s({}, report.retry_hint))
 
 
-def _kind(status: int, report: _Report) -> FailureKind:
+def _kind(status: int, report: _Report, table: ErrorTable) -> FailureKind:
+    for code in map(_snake, report.codes):
+        if code in table.codes:
+            return table.codes[code]
     for code in map(_snake, report.codes):
         kind = _CODES.get(code)
         if kind is not None and status in _STATUSES[kind]:
@@ -188,7 +202,7 @@ def _kind(status: int, report: _Report) -> FailureKind:
     if status == 403 and (report.flagged or "model_not_found" in report.codes):
         # The prompt or the model is refused, not the key: nobody else's requests may suffer for it.
         return FailureKind.CONTENT_REJECTED if report.flagged else FailureKind.REJECTED
-    known = _BY_STATUS.get(status)
+    known = table.statuses.get(status, _BY_STATUS.get(status))
     if known is not None:
         return known
     return FailureKind.SERVER_ERROR if status >= 500 else FailureKind.REJECTED
@@ -304,33 +318,3 @@ def clean(text: str, chars_max: int) -> str:
     text = _NAMED.sub(rf"\1{_MASK}", text)
     text = _TOKEN.sub(_MASK, text)
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
-
-
-# --- our errors --------------------------------------------------------------------------------------------------
-
-
-def error_body(error: RouterXError, request_id: str) -> bytes:
-    """`{"error": {…}}`, with the error's public details beside the fixed fields."""
-    return jsonx.encode({"error": _fields(error, request_id)})
-
-
-def error_frames(error: RouterXError, request_id: str, response_id: str | None) -> bytes:
-    """The end of a stream that has failed: a chunk that clients can read and reject, then the end mark."""
-    chunk = {
-        "id": request_id if response_id is None else response_id,
-        "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}],
-        "error": _fields(error, request_id),
-    }
-    return b"data: " + jsonx.encode(chunk) + b"\n\ndata: [DONE]\n\n"
-
-
-def _fields(error: RouterXError, request_id: str) -> dict[str, Any]:
-    return {
-        **error.details,
-        "message": error.message,
-        "type": error.type,
-        "code": error.code,
-        "param": error.param,
-        "request_id": request_id,
-        "retryable": error.retryable,
-    }

@@ -4,15 +4,11 @@ Fields are loosely typed where servers disagree: content is text or a list of ty
 without an index. Everything unnamed here is skipped unread.
 """
 
-import re
 from typing import Any
 
 import msgspec
 
-ABSENT = msgspec.Raw(b"null")
-"""Stands for a raw value that was left out; equal to one that is null."""
-
-_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from routerx.dialects.leniently import ABSENT, decode_or_none
 
 
 class Output(msgspec.Struct, gc=False):
@@ -81,29 +77,6 @@ class Embeddings(msgspec.Struct, gc=False):
     usage: msgspec.Raw = ABSENT
     error: Any = None
     model: Any = None
-
-
-# Servers that cut text between the two halves of a surrogate pair send escapes that are no text on their own. The bytes
-# are relayed as they are; to be read, each half counts as the replacement character.
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-
-
-def mend(data: bytes) -> bytes | None:
-    """`data` with surrogate escapes replaced; None when there are none, so that trying again is of no use."""
-    mended, count = _SURROGATE.subn(rb"\\ufffd", data)
-    return mended if count else None
-
-
-def decode_or_none(decoder: "msgspec.json.Decoder[Any]", data: bytes | msgspec.Raw) -> Any:
-    """One JSON value of the decoder's type, or None when `data` is no such thing."""
-    try:
-        return decoder.decode(data)
-    except _DECODE_ERRORS:
-        mended = mend(bytes(data))
-    try:
-        return None if mended is None else decoder.decode(mended)
-    except _DECODE_ERRORS:
-        return None
 
 
 _output_decoder = msgspec.json.Decoder(Output)

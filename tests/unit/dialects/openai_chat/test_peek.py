@@ -244,5 +244,5 @@ def test_a_null_encoding_format_is_left_out() -> None:
 
 
 def test_the_paths_are_those_below_a_base_url() -> None:
-    assert OPENAI.path(Operation.CHAT) == "/chat/completions"
-    assert OPENAI.path(Operation.EMBEDDINGS) == "/embeddings"
+    assert OPENAI.path(Operation.CHAT, "m", stream=False) == "/chat/completions"
+    assert OPENAI.path(Operation.EMBEDDINGS, "m", stream=False) == "/embeddings"

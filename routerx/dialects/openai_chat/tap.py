@@ -6,18 +6,17 @@ from typing import Any
 import msgspec
 
 from routerx import jsonx
-from routerx.dialects.base import EVENT_BYTES_MAX
-from routerx.dialects.openai_chunks import ABSENT, Chunk, NamedChunk, Output, decode_or_none, mend, output_bytes
-from routerx.dialects.openai_errors import failure_in_band
-from routerx.dialects.openai_usage import UsageReader
-from routerx.dialects.sse import Frame, FrameSplitter
+from routerx.dialects.base import EVENT_BYTES_MAX, TERMINAL_BYTES_MAX, Frame
+from routerx.dialects.classify import failure_in_band
+from routerx.dialects.leniently import ABSENT, decode_or_none, mend
+from routerx.dialects.openai_chat.chunks import Chunk, NamedChunk, Output, output_bytes
+from routerx.dialects.openai_chat.usage import UsageReader
+from routerx.dialects.sse import FrameSplitter
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage
 
 DONE = b"[DONE]"
 DONE_FRAME = b"data: [DONE]\n\n"
-TERMINAL_BYTES_MAX = EVENT_BYTES_MAX
-"""What may follow the last finish; a stream that goes on beyond it has not finished but run wild."""
 
 _named_decoder = msgspec.json.Decoder(NamedChunk)
 _chunk_decoder = msgspec.json.Decoder(Chunk)

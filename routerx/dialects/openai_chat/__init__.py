@@ -8,10 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
-from routerx.dialects import openai_errors, openai_request, openai_stream
-from routerx.dialects.base import Dialect, Reply, StreamTap
-from routerx.dialects.openai_chunks import ABSENT, Answer, Embeddings, decode_or_none, message_bytes
-from routerx.dialects.openai_usage import UsageReader
+from routerx.dialects import classify
+from routerx.dialects.base import ChatSource, ChatTarget, Dialect, EmbeddingSource, EmbeddingTarget, Reply, StreamTap
+from routerx.dialects.leniently import ABSENT, decode_or_none
+from routerx.dialects.openai_chat import errors
+from routerx.dialects.openai_chat.chunks import Answer, Embeddings, message_bytes
+from routerx.dialects.openai_chat.peek import peek_chat, peek_embeddings, request_fields
+from routerx.dialects.openai_chat.tap import OpenAITap, to_stream
+from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.domain.call import Operation, Peek
 from routerx.domain.failure import Failure, FailureKind
 from routerx.errors import RouterXError
@@ -29,19 +33,23 @@ class OpenAIChat:
     """See dialects.base.Dialect. Holds no state."""
 
     name = "openai"
+    source: ChatSource | None = None
+    target: ChatTarget | None = None
+    embedding_source: EmbeddingSource | None = None
+    embedding_target: EmbeddingTarget | None = None
 
     # --- request
 
     def peek(self, operation: Operation, body: bytes, fields: Mapping[str, Raw]) -> Peek:
         if operation is Operation.CHAT:
-            return openai_request.peek_chat(body, fields)
-        return openai_request.peek_embeddings(fields)
+            return peek_chat(body, fields)
+        return peek_embeddings(fields)
 
-    def path(self, operation: Operation) -> str:
+    def path(self, operation: Operation, model: str, *, stream: bool) -> str:
         return _PATHS[operation]
 
     def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
-        return openai_request.request_fields(fields, model=model, ask_usage=ask_usage)
+        return request_fields(fields, model=model, ask_usage=ask_usage)
 
     # --- reply
 
@@ -59,21 +67,21 @@ class OpenAIChat:
     # --- stream
 
     def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
-        return openai_stream.OpenAITap(peek.choices, strip_usage=strip_usage)
+        return OpenAITap(peek.choices, strip_usage=strip_usage)
 
     def to_stream(self, body: bytes) -> bytes:
-        return openai_stream.to_stream(body)
+        return to_stream(body)
 
     # --- errors
 
     def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-        return openai_errors.classify(status, headers, body)
+        return classify.classify(status, headers, body)
 
     def encode_error(self, error: RouterXError, request_id: str) -> bytes:
-        return openai_errors.error_body(error, request_id)
+        return errors.error_body(error, request_id)
 
     def encode_stream_error(self, error: RouterXError, request_id: str, response_id: str | None) -> bytes:
-        return openai_errors.error_frames(error, request_id, response_id)
+        return errors.error_frames(error, request_id, response_id)
 
 
 OPENAI: Final[Dialect] = OpenAIChat()
@@ -89,7 +97,7 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
             reports.read(raw)
     error = answer.error or (answer.envelope.error if answer.envelope is not None else None)
     if error:
-        return openai_errors.failure_in_band(error, otherwise=FailureKind.ERROR_IN_200)
+        return classify.failure_in_band(error, otherwise=FailureKind.ERROR_IN_200)
     if not answer.choices and reports.usage is None:
         return _in_disguise(body, content_type)
     usage, size = reports.usage, 0
@@ -104,7 +112,7 @@ def _read_embeddings(body: bytes, content_type: str) -> Reply | Failure:
     if answer is None:
         return _foreign(content_type)
     if answer.error:
-        return openai_errors.failure_in_band(answer.error, otherwise=FailureKind.ERROR_IN_200)
+        return classify.failure_in_band(answer.error, otherwise=FailureKind.ERROR_IN_200)
     if answer.data in (ABSENT, _EMPTY_ARRAY):
         return _in_disguise(body, content_type)
     reports = UsageReader(generates=False)
@@ -119,7 +127,7 @@ def _read_array(body: bytes, content_type: str) -> Failure:
     """One vendor wraps errors in an array; nobody wraps answers."""
     items = decode_or_none(_any_decoder, body)
     if isinstance(items, list) and items and isinstance(items[0], dict) and items[0].get("error"):
-        return openai_errors.failure_in_band(items, otherwise=FailureKind.ERROR_IN_200)
+        return classify.failure_in_band(items, otherwise=FailureKind.ERROR_IN_200)
     return _foreign(content_type)
 
 
@@ -129,14 +137,14 @@ def _in_disguise(body: bytes, content_type: str) -> Failure:
     if not isinstance(value, dict):
         return _foreign(content_type)
     if "choices" not in value and (value.get("detail") or value.get("object") == "error" or "message" in value):
-        return openai_errors.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200)
+        return classify.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200)
     if value.get("choices"):
         return _foreign(content_type)
     return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
 
 
 def _foreign(content_type: str) -> Failure:
-    label = openai_errors.clean(content_type, 64) or "none"
+    label = classify.clean(content_type, 64) or "none"
     return Failure(
         FailureKind.BAD_CONTENT_TYPE, f"The provider sent something that is no answer (content type: {label})."
     )

@@ -5,44 +5,42 @@ about and a body of megabytes costs no more than its few numbers.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from routerx import jsonx
+from routerx.dialects.estimate import (
+    AUDIO_BYTES_PER_TOKEN,
+    FILE_BYTES_PER_TOKEN,
+    TOKENS_PER_AUDIO,
+    TOKENS_PER_FILE,
+    TOKENS_PER_IMAGE,
+    TOKENS_PER_MESSAGE,
+    TOKENS_PER_REQUEST,
+    TOKENS_PER_TOOLS,
+    raw_tokens,
+    text_tokens,
+)
+from routerx.dialects.fields import (
+    MODEL_CHARS_MAX,
+    USER_CHARS_MAX,
+    read_field,
+    read_model,
+    read_number,
+    read_user,
+    wrong_value,
+)
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
 from routerx.errors import InvalidParameter
 from routerx.jsonx import Raw
 
-MODEL_CHARS_MAX = 256
-USER_CHARS_MAX = 256
-"""A longer `user` is passed on whole and recorded cut."""
 CHOICES_MAX = 128
 OUTPUT_TOKENS_MAX = 10_000_000
 
-# The estimate of a prompt: an upper one for the texts people send, so that a hold rarely falls short, yet not the worst
-# case of one token per byte, which would lock up money. English runs at 4 bytes a token, code and JSON at 2.5 to 3.
-# Outside ASCII a character has 2 to 4 bytes and rarely makes more than 2 tokens.
-_ASCII_BYTES_PER_TOKEN = 2
-_OTHER_BYTES_PER_TWO_TOKENS = 3
-_TOKENS_PER_MESSAGE = 8
-"""Role, separators and the priming of the answer; the keys around the text are counted as text, too."""
-_TOKENS_PER_REQUEST = 64
-"""Some models are prompted by their servers first."""
-_TOKENS_PER_TOOLS = 640
-"""Providers put a prompt of their own around tools: 300 to 600 tokens seen."""
-_TOKENS_PER_IMAGE = 1_600
-"""The most a large picture costs on most models; its data or address is not counted as text."""
-_TOKENS_PER_FILE = 2_000
-_FILE_BYTES_PER_TOKEN = 16
-_TOKENS_PER_AUDIO = 256
-_AUDIO_BYTES_PER_TOKEN = 256
-"""Of base64: speech at 32 kbit/s and 20 tokens a second, near the densest in use."""
-
 _NULL = Raw(b"null")
-_ASCII = bytes(range(128))
 _TEXT_PARTS = frozenset(("text", "refusal", "thinking", "input_text", "output_text"))
 _IMAGE_PARTS = frozenset(("image_url", "image", "input_image"))
 _AUDIO_PARTS = frozenset(("input_audio", "audio", "audio_url"))
@@ -122,17 +120,17 @@ def peek_chat(body: bytes, fields: Mapping[str, Raw]) -> Peek:
     try:
         chat = _chat(body)
     except msgspec.DecodeError as error:
-        raise _first_wrong(fields, error) from None
+        raise _firstwrong_value(fields, error) from None
     needs: set[Capability] = set()
-    estimate = _TOKENS_PER_REQUEST + _estimate_messages(chat.messages, fields["messages"], needs)
+    estimate = TOKENS_PER_REQUEST + _estimate_messages(chat.messages, fields["messages"], needs)
     if chat.tools or chat.functions:
         needs.add(Capability.TOOLS)
         for key in ("tools", "functions"):
             if key in fields:
-                estimate += _TOKENS_PER_TOOLS + _raw_tokens(fields[key])
+                estimate += TOKENS_PER_TOOLS + raw_tokens(fields[key])
     if chat.response_format is not None and chat.response_format.type == "json_schema":
         needs.add(Capability.JSON_SCHEMA)
-        estimate += _raw_tokens(fields["response_format"])
+        estimate += raw_tokens(fields["response_format"])
     ceiling = chat.max_tokens
     if ceiling is None or (chat.max_completion_tokens is not None and chat.max_completion_tokens > ceiling):
         ceiling = chat.max_completion_tokens
@@ -150,35 +148,35 @@ def peek_chat(body: bytes, fields: Mapping[str, Raw]) -> Peek:
     )
 
 
-def _first_wrong(fields: Mapping[str, Raw], error: msgspec.DecodeError) -> InvalidParameter:
+def _firstwrong_value(fields: Mapping[str, Raw], error: msgspec.DecodeError) -> InvalidParameter:
     """Which field of a chat request does not fit, in words of ours that name its limits."""
-    _model(fields)
+    read_model(fields)
     for key, bounds in _NUMBERS.items():
         if key in fields:
-            _ranged(key, fields[key], _number, "a number", bounds)
+            read_number(key, fields[key], _number, "a number", bounds)
     for key, whole_bounds in _INTEGERS.items():
         if key in fields:
-            _ranged(key, fields[key], _integer, "a whole number", whole_bounds)
-    _read("stream_options", fields, _stream_options, "an object whose 'include_usage' is true or false")
-    _read("stream", fields, _boolean, "true or false")
-    _user(fields)
+            read_number(key, fields[key], _integer, "a whole number", whole_bounds)
+    read_field("stream_options", fields, _stream_options, "an object whose 'include_usage' is true or false")
+    read_field("stream", fields, _boolean, "true or false")
+    read_user(fields)
     for key in ("tools", "functions"):
-        _read(key, fields, _array, "an array")
-    _read("response_format", fields, _response_format, "an object with a 'type'")
+        read_field(key, fields, _array, "an array")
+    read_field("response_format", fields, _response_format, "an object with a 'type'")
     _check_messages(fields)
     return InvalidParameter(f"The request is not a chat request: {error}.")  # Not reached by any known input.
 
 
 def peek_embeddings(fields: Mapping[str, Raw]) -> Peek:
     """Raises InvalidParameter."""
-    model = _model(fields)
+    model = read_model(fields)
     if "dimensions" in fields:
-        _ranged("dimensions", fields["dimensions"], _integer, "a whole number", (1, 1 << 20))
+        read_number("dimensions", fields["dimensions"], _integer, "a whole number", (1, 1 << 20))
     return Peek(
         operation=Operation.EMBEDDINGS,
         model=model,
-        input_tokens_estimate=_TOKENS_PER_REQUEST + _estimate_input(fields),
-        user=_user(fields),
+        input_tokens_estimate=TOKENS_PER_REQUEST + _estimate_input(fields),
+        user=read_user(fields),
     )
 
 
@@ -192,69 +190,6 @@ def request_fields(fields: Mapping[str, Raw], *, model: str, ask_usage: bool) ->
     if out.get("encoding_format") == _NULL:
         del out["encoding_format"]
     return out
-
-
-# --- fields ------------------------------------------------------------------------------------------------------
-
-
-def _model(fields: Mapping[str, Raw]) -> str:
-    if "model" not in fields:
-        raise InvalidParameter("'model' is missing: name one of those that GET /v1/models lists.", param="model")
-    try:
-        model = _string(fields["model"])
-    except msgspec.DecodeError:
-        raise _wrong("model", fields["model"], "a string") from None
-    if not 1 <= len(model) <= MODEL_CHARS_MAX:
-        raise InvalidParameter(
-            f"'model' has {len(model)} characters; it must have 1 to {MODEL_CHARS_MAX}.", param="model"
-        )
-    return model
-
-
-def _user(fields: Mapping[str, Raw]) -> str | None:
-    raw = fields.get("user", _NULL)
-    if raw == _NULL:
-        return None
-    try:
-        return _string(raw)[:USER_CHARS_MAX]
-    except msgspec.DecodeError:
-        raise _wrong("user", raw, "a string") from None
-
-
-def _read(key: str, fields: Mapping[str, Raw], decode: Callable[[Raw], Any], what: str) -> Any:
-    """The decoded value; None where the key is absent or null."""
-    raw = fields.get(key)
-    if raw is None:
-        return None
-    try:
-        return decode(raw)
-    except msgspec.DecodeError:
-        raise _wrong(key, raw, what) from None
-
-
-def _ranged(key: str, raw: Raw, decode: Callable[[Raw], Any], what: str, bounds: tuple[float, float]) -> Any:
-    """A number within its bounds, or None for null."""
-    low, high = bounds
-    expected = f"{what} from {low} to {high}"
-    try:
-        value = decode(raw)
-    except msgspec.DecodeError:
-        raise _wrong(key, raw, expected) from None
-    if value is not None and not low <= value <= high:
-        raise _wrong(key, raw, expected)
-    return value
-
-
-def _wrong(key: str, raw: Raw, expected: str) -> InvalidParameter:
-    return InvalidParameter(f"{key!r} is {_shown(raw)}; it must be {expected}.", param=key)
-
-
-def _shown(raw: Raw) -> str:
-    """A value as the caller sent it, if it is short."""
-    view = memoryview(raw)
-    if view.nbytes <= 40:
-        return bytes(view).decode(errors="replace")
-    return {"{": "an object", "[": "an array", '"': "a long string"}.get(chr(view[0]), "a number of many digits")
 
 
 # --- the prompt --------------------------------------------------------------------------------------------------
@@ -279,7 +214,7 @@ def _check_messages(fields: Mapping[str, Raw]) -> None:
 
 def _estimate_messages(messages: list[_Message], raw: Raw, needs: set[Capability]) -> int:
     """Tokens of `messages`; adds what the parts need of a model."""
-    tokens = _TOKENS_PER_MESSAGE * len(messages)
+    tokens = TOKENS_PER_MESSAGE * len(messages)
     media_bytes = 0
     for index, message in enumerate(messages):
         if memoryview(message.content)[0] == 0x5B:
@@ -289,8 +224,8 @@ def _estimate_messages(messages: list[_Message], raw: Raw, needs: set[Capability
     if media_bytes:
         # Media is base64, all ASCII: what is left is measured by its length, and its other characters not singled out
         # over megabytes.
-        return tokens + _text_tokens(memoryview(raw).nbytes - media_bytes, 0)
-    return tokens + _raw_tokens(raw)
+        return tokens + text_tokens(memoryview(raw).nbytes - media_bytes, 0)
+    return tokens + raw_tokens(raw)
 
 
 def _estimate_parts(content: Raw, index: int, needs: set[Capability]) -> tuple[int, int]:
@@ -308,12 +243,12 @@ def _estimate_parts(content: Raw, index: int, needs: set[Capability]) -> tuple[i
         media_bytes += size
         if kind in _IMAGE_PARTS:
             needs.add(Capability.VISION)
-            tokens += _TOKENS_PER_IMAGE
+            tokens += TOKENS_PER_IMAGE
         elif kind in _AUDIO_PARTS:
             needs.add(Capability.AUDIO)
-            tokens += _TOKENS_PER_AUDIO + size // _AUDIO_BYTES_PER_TOKEN
+            tokens += TOKENS_PER_AUDIO + size // AUDIO_BYTES_PER_TOKEN
         else:
-            tokens += _TOKENS_PER_FILE + size // _FILE_BYTES_PER_TOKEN
+            tokens += TOKENS_PER_FILE + size // FILE_BYTES_PER_TOKEN
     return tokens, media_bytes
 
 
@@ -325,18 +260,18 @@ def _estimate_input(fields: Mapping[str, Raw]) -> int:
         raise InvalidParameter(f"'input' is missing: send {expected}.", param="input")
     first = memoryview(raw)[0]
     if first == 0x22:
-        return _raw_tokens(raw)
+        return raw_tokens(raw)
     items = _array(raw) if first == 0x5B else None
     if not items:
-        raise _wrong("input", raw, expected)
+        raise wrong_value("input", raw, expected)
     kinds = {_kind(item) for item in items}
     if kinds == {"text"} or kinds == {"object"}:
-        return _raw_tokens(raw)
+        return raw_tokens(raw)
     if kinds == {"number"}:
         return len(items)
     if kinds == {"array"}:
         return sum(bytes(item).count(b",") + 1 for item in items)
-    raise _wrong("input", raw, expected)
+    raise wrong_value("input", raw, expected)
 
 
 def _kind(raw: Raw) -> str:
@@ -344,14 +279,3 @@ def _kind(raw: Raw) -> str:
     if first.isdigit():
         return "number"
     return {'"': "text", "[": "array", "{": "object"}.get(first, "other")
-
-
-def _raw_tokens(raw: Raw) -> int:
-    """Tokens of JSON text, its quotes and keys included."""
-    data = bytes(raw)
-    other = 0 if data.isascii() else len(data.translate(None, _ASCII))
-    return _text_tokens(len(data) - other, other)
-
-
-def _text_tokens(ascii_bytes: int, other_bytes: int) -> int:
-    return ascii_bytes // _ASCII_BYTES_PER_TOKEN + 1 + other_bytes * 2 // _OTHER_BYTES_PER_TWO_TOKENS

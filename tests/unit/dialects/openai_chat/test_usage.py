@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from routerx.dialects.base import Reply
 from routerx.dialects.openai_chat import OPENAI
-from routerx.dialects.openai_usage import UsageReader
+from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage

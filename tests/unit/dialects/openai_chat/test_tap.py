@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routerx.dialects.base import TERMINAL_BYTES_MAX
 from routerx.dialects.openai_chat import OPENAI
-from routerx.dialects.openai_stream import DONE_FRAME, TERMINAL_BYTES_MAX, OpenAITap, to_stream
+from routerx.dialects.openai_chat.tap import DONE_FRAME, OpenAITap, to_stream
 from routerx.domain.call import Operation, Peek
 from routerx.domain.failure import FailureKind
 from routerx.domain.usage import Usage

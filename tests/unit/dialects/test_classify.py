@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routerx.dialects.classify import clean
 from routerx.dialects.openai_chat import OPENAI
-from routerx.dialects.openai_errors import clean
 from routerx.dialects.registry import NAMES, dialect
 from routerx.domain.failure import Failure, FailureKind, as_client_error
 from routerx.errors import InsufficientBalance, InvalidParameter, RateLimited, RouterXError
