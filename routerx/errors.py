@@ -67,6 +67,18 @@ class InvalidParameter(CallerError):
     outcome = "rejected_invalid"
 
 
+class TranslationLossy(InvalidParameter):
+    """A provider's wire format cannot express `param`, and the policy is strict about it."""
+
+    code = "translation_lossy"
+
+
+class UnsupportedOperation(InvalidParameter):
+    """The provider of the model has no such operation."""
+
+    code = "unsupported_operation"
+
+
 class AmbiguousCredentials(CallerError):
     """Two different keys in one request (SECURITY.md 9)."""
 

@@ -25,19 +25,19 @@ from routerx.config.watch import ConfigWatcher
 from routerx.control.configuration import LiveConfiguration
 from routerx.control.operations import Operations
 from routerx.control.vitals import Vitals
-from routerx.dialects.registry import dialect
 from routerx.domain.record import RequestRecord
 from routerx.errors import OperatorError
 from routerx.gateway.attempt import AttemptLoop
 from routerx.gateway.pipeline import Gateway, GatewayParts
 from routerx.gateway.settle import Settler
+from routerx.gateway.translation import Translator
 from routerx.http.admin import admin_routes
 from routerx.http.admin_app import AdminApp, admin_actor
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
 from routerx.http.edge_limits import EdgeLimits
 from routerx.http.inbound import Door
-from routerx.http.openai import OpenAIApi
+from routerx.http.tenant import TenantApi
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
@@ -48,6 +48,19 @@ from routerx.secrets import Secret
 from routerx.tasks import TaskSet
 from routerx.telemetry.logs import Logs, configure_logging
 from routerx.telemetry.metrics import LoopLag, Metrics, Reading
+
+try:
+    from routerx.upstream.egress import Egress
+except ImportError:  # TEMPORARY
+
+    class Egress:
+        async def fetch(self, *a):
+            raise NotImplementedError
+
+        async def close(self):
+            pass
+
+
 from routerx.upstream.pool import TransportPool
 
 log = logging.getLogger("routerx")
@@ -115,13 +128,15 @@ class Runtime:
         transports = TransportPool(clock)
         self._stack.push_async_callback(transports.close)
         self._transports = transports
+        egress = Egress()
+        self._stack.push_async_callback(egress.close)
         self.vitals = Vitals(self.holder, self.ledger, self.routing, self.metrics, clock)
         self.vitals.reload_status = lambda: self.watcher.status
         parts = GatewayParts(
             ledger=self.ledger,
             limiter=self.limiter,
             routing=self.routing,
-            attempts=AttemptLoop(self.routing, transports, clock),
+            attempts=AttemptLoop(self.routing, transports, Translator(egress.fetch), clock),
             settler=Settler(self.ledger, clock),
             metrics=self.metrics,
             log=self._log_request,
@@ -165,10 +180,9 @@ class Runtime:
             self._stack.callback(lock.release)
 
     def _app(self) -> App:
-        openai = dialect("openai")
-        tenant = OpenAIApi(self.gateway, Door(self.holder, self.ledger, self.clock), openai)
+        tenant = TenantApi(self.gateway, Door(self.holder, self.ledger, self.clock))
         admin = AdminApp(admin_routes(self.operations, self._authorize))
-        return App(Apis(tenant, admin, self.vitals, self.holder), openai, self.clock)
+        return App(Apis(tenant, admin, self.vitals, self.holder), self.clock)
 
     def _authorize(self, request: web.BaseRequest) -> str:
         return admin_actor(request, self.holder.current.server.admin_key_digests)

@@ -70,6 +70,7 @@ def _policy(run: Compilation, name: str, entry: PolicyEntry, names: Names) -> Po
             cooldown_max_s=breaker.cooldown_max,
         ),
         fence=Fence(max_cost_ratio=entry.fence.max_cost_ratio, never_paid=entry.fence.never_paid),
+        translation=entry.translation,
     )
 
 

@@ -9,8 +9,10 @@ import msgspec
 from routerx.config.compilation import Compilation
 from routerx.config.problems import Path
 from routerx.config.schema import ProviderEntry
+from routerx.dialects.registry import NAMES as DIALECTS
+from routerx.domain.call import Operation
 from routerx.domain.policy import Timeouts
-from routerx.providers.spec import Auth, Credential, MockSettings, Preset, Provider
+from routerx.providers.spec import Auth, Credential, MockSettings, Preset, Provider, Wire
 from routerx.secrets import Secret, fingerprint
 
 _HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")  # RFC 9110, token.
@@ -91,7 +93,11 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         run.problems.add((*path, "preset"), "is no preset", word=entry.preset, valid=run.facts.presets)
         return None
     url = _base_url(run, path, entry, preset)
-    _check_dialect(run, path, entry)
+    dialect = entry.dialect or (preset.dialect if preset is not None else "openai")
+    also = _also(run, path, entry, preset)
+    _check_dialects(run, path, entry)
+    # Another wire has other manners: its own header for the key, its own version header.
+    manners = preset if preset is not None and dialect == preset.dialect else run.facts.find_preset(dialect)
     credentials = _credentials(run, path, name, entry)
     key_required = preset.key_required if preset is not None else bool(entry.keys)
     is_mock = preset is not None and preset.name == run.facts.mock
@@ -102,13 +108,19 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
     usable = bool(credentials) or not key_required or mock is not None
     provider = Provider(
         name=name,
-        dialect=entry.dialect or (preset.dialect if preset is not None else "openai"),
+        dialect=dialect,
         base_url=url,
-        auth=_auth(entry, preset, credentials),
+        auth=_auth(entry, manners, credentials),
         credentials=credentials if credentials else (Credential(id=f"{name}-none", secret=None),),
         timeouts=_timeouts(run, entry),
         quirks=(preset.quirks if preset is not None else frozenset()) | frozenset(map(str, entry.quirks)),
-        headers=_headers(run, path, entry),
+        headers=_headers(run, path, entry, manners),
+        also=also,
+        relays=_relays(dialect, preset),
+        relay_path=preset.relay_path if preset is not None else "",
+        forward_headers=manners.forward_headers if manners is not None else frozenset(),
+        reasoning_field=preset.reasoning_field if preset is not None else None,
+        api_version=entry.api_version,
         abort_stops_billing=preset.abort_stops_billing if preset is not None else True,
         mock=mock,
         proxy=_proxy(run, path, entry),
@@ -117,20 +129,34 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
     return Source(provider, preset.name if preset is not None else None, entry.priority, usable)
 
 
-def _auth(entry: ProviderEntry, preset: Preset | None, credentials: tuple[Credential, ...]) -> Auth:
+def _auth(entry: ProviderEntry, manners: Preset | None, credentials: tuple[Credential, ...]) -> Auth:
     if entry.auth is not None:
         return entry.auth
-    if preset is not None:
-        return preset.auth
+    if manners is not None and (credentials or manners.auth is not Auth.BEARER):
+        return manners.auth
     return Auth.BEARER if credentials else Auth.NONE
 
 
-def _check_dialect(run: Compilation, path: Path, entry: ProviderEntry) -> None:
-    dialects = sorted({preset.dialect for preset in run.facts.presets.values()})
-    if entry.dialect is not None and entry.dialect not in dialects:
-        run.problems.add(
-            (*path, "dialect"), f"must be one of {', '.join(dialects)}", word=entry.dialect, valid=dialects
-        )
+def _also(run: Compilation, path: Path, entry: ProviderEntry, preset: Preset | None) -> tuple[Wire, ...]:
+    """Further wires: the preset's own as long as it is spoken to as the preset has it, and those of the file."""
+    known = preset.also if preset is not None and entry.dialect in (None, preset.dialect) else ()
+    if entry.api_version is not None:
+        known = ()
+    return known + tuple(Wire(name) for name in entry.also if name not in {wire.dialect for wire in known})
+
+
+def _relays(dialect: str, preset: Preset | None) -> frozenset[Operation] | None:
+    if preset is not None and preset.dialect == dialect and (preset.base_url is not None or preset.relays):
+        return preset.relays
+    return None if dialect == "openai" else frozenset()
+
+
+def _check_dialects(run: Compilation, path: Path, entry: ProviderEntry) -> None:
+    spoken = [((*path, "dialect"), entry.dialect)] if entry.dialect is not None else []
+    spoken += [((*path, "also", index), name) for index, name in enumerate(entry.also)]
+    for where, name in spoken:
+        if name not in DIALECTS:
+            run.problems.add(where, f"must be one of {', '.join(DIALECTS)}", word=name, valid=DIALECTS)
 
 
 def _base_url(run: Compilation, path: Path, entry: ProviderEntry, preset: Preset | None) -> str:
@@ -205,8 +231,9 @@ def _timeouts(run: Compilation, entry: ProviderEntry) -> Timeouts:
     )
 
 
-def _headers(run: Compilation, path: Path, entry: ProviderEntry) -> tuple[tuple[str, str], ...]:
-    headers: list[tuple[str, str]] = []
+def _headers(run: Compilation, path: Path, entry: ProviderEntry, manners: Preset | None) -> tuple[tuple[str, str], ...]:
+    own = {name.lower() for name in entry.headers}
+    headers = [header for header in (manners.headers if manners is not None else ()) if header[0] not in own]
     for name, secret in entry.headers.items():
         where: Path = (*path, "headers", name)
         if _HEADER_NAME.match(name) is None:

@@ -33,7 +33,7 @@ from routerx.config.scalars import (
     default_text,
 )
 from routerx.domain.model import Capability, Kind
-from routerx.domain.policy import Sort
+from routerx.domain.policy import Sort, Translation
 from routerx.domain.tenant import Billing, FreeSuffix, OnUnpriced
 from routerx.providers.quirks import Quirk
 from routerx.providers.spec import Auth
@@ -154,8 +154,17 @@ class ProviderEntry(Block):
     """A vendor or a server of one's own: a preset's name needs only keys, any other name a base_url."""
 
     preset: Annotated[Text | None, Field(description="The preset to start from. Unset: the one of this name.")] = None
-    dialect: Annotated[Text | None, Field(description="The wire format: openai.")] = None
+    dialect: Annotated[
+        Text | None, Field(description="The wire format: openai, responses, anthropic, gemini or ollama.")
+    ] = None
+    also: Annotated[
+        list[Text], Field(description="Further wire formats it speaks at the same base_url, for callers of the same.")
+    ] = []
     base_url: Annotated[Text | None, Field(description="Where its API begins, like https://host/v1.")] = None
+    api_version: Annotated[
+        Text | None,
+        Field(description="Set: calls go to /openai/deployments/MODEL/… with it, as older Azure resources want."),
+    ] = None
     auth: Annotated[Auth | None, Field(description="The header that carries the key.")] = None
     keys: Annotated[
         list[KeyEntry], Field(description="Its keys, used in turn. An empty one (an unset variable) is left out.")
@@ -265,6 +274,10 @@ class PolicyEntry(Block):
     retry: Annotated[RetryBlock, Field(description="Repeats.")] = RetryBlock()
     breaker: Annotated[BreakerBlock, Field(description="The circuit breaker.")] = BreakerBlock()
     fence: Annotated[FenceBlock, Field(description="Limits to what a fallback costs.")] = FenceBlock()
+    translation: Annotated[
+        Translation,
+        Field(description="What a provider's format cannot express: report (left out, named) or strict (400)."),
+    ] = Translation.REPORT
 
 
 class LimitsBlock(Block):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from routerx.domain.egress import EgressPolicy
 from routerx.domain.model import Model
 from routerx.domain.policy import Policy
 from routerx.domain.tenant import Plan, Principal, Tenant
@@ -37,6 +38,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     ledger_path: str = "./data/ledger.db"
     ledger_synchronous: str = "full"
     log_retention_days: int = 30
+    egress: EgressPolicy = EgressPolicy()
 
 
 RESTART_ONLY = frozenset(

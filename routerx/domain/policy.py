@@ -12,6 +12,15 @@ class Sort(StrEnum):
     PRICE = "price"
 
 
+class Translation(StrEnum):
+    """What becomes of a wish that a provider's wire format cannot express."""
+
+    REPORT = "report"
+    """It is left out and named in X-RouterX-Dropped."""
+    STRICT = "strict"
+    """The request is refused."""
+
+
 class RetryPolicy(msgspec.Struct, frozen=True):
     """Retries of the same endpoint; the whole chain is capped by attempts_max."""
 
@@ -63,3 +72,4 @@ class Policy(msgspec.Struct, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
     fence: Fence = Fence()
+    translation: Translation = Translation.REPORT

@@ -56,7 +56,7 @@ def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMod
 
 def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant) -> int:
     """Output tokens to hold for: the caller's own maximum, else the plan's; never above what the endpoint can make."""
-    if peek.operation is Operation.EMBEDDINGS:
+    if peek.operation is not Operation.CHAT:
         return 0
     tokens = peek.output_tokens_max if peek.output_tokens_max is not None else tenant.plan.hold_output_tokens
     if endpoint.output_tokens_max is not None:
@@ -73,6 +73,8 @@ def tokens_expected(peek: Peek, plan: Plan, tenant: Tenant) -> int:
 
 def hold_nano(peek: Peek, plan: Plan, tenant: Tenant) -> int:
     """The most this request should cost, over the dearest target of the plan (MONEY.md section 3)."""
+    if peek.operation is Operation.COUNT_TOKENS:
+        return 0
     dearest = 0
     for candidate in plan.candidates:
         endpoint = candidate.endpoint

@@ -9,9 +9,7 @@ import asyncio
 import msgspec
 
 from routerx.clock import Clock
-from routerx.dialects.base import Dialect
-from routerx.dialects.registry import dialect
-from routerx.domain.call import Advance, Candidate, Peek, Plan, Progress, Retry, Stop, Verdict
+from routerx.domain.call import Advance, Candidate, Plan, Progress, Retry, Stop, UpstreamCall, Verdict
 from routerx.domain.failure import Failure, FailureKind, UpstreamFault, as_client_error
 from routerx.domain.policy import (
     FIRST_TOKEN_BUFFERED_S,
@@ -21,10 +19,11 @@ from routerx.domain.policy import (
 from routerx.domain.pricing import PriceSnapshot, cost_nano
 from routerx.domain.record import AttemptRecord, Outcome
 from routerx.domain.usage import Usage
-from routerx.errors import UpstreamRefused
+from routerx.errors import InvalidParameter, UpstreamRefused
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
 from routerx.gateway.redact import redacted
-from routerx.providers.prepare import Prepared, Preparer, Target
+from routerx.gateway.translation import Script, Translator, stream_tap, tell_as_stream, tell_whole
+from routerx.providers.prepare import JSON, Preparer, Target
 from routerx.providers.spec import Credential, Provider
 from routerx.routing.decide import AttemptState, decide, following
 from routerx.routing.plan import no_healthy
@@ -35,7 +34,8 @@ from routerx.upstream.pool import TransportPool
 HEAD_BYTES_MAX = 1024 * 1024
 """Frames held back while waiting for the first content."""
 
-EVENT_STREAM = "text/event-stream"
+STREAMS = ("text/event-stream", "application/x-ndjson")
+"""Content types of streams; anything else that comes in place of one is a whole answer."""
 
 CANCELLED = "cancelled"
 """Outcome of an attempt whose caller went away."""
@@ -65,7 +65,7 @@ class Attempt(msgspec.Struct):
     candidate: Candidate
     provider: Provider
     credential: Credential
-    dialect: Dialect
+    script: Script
     started_s: float
     first_token_s: float
     total_first: bool
@@ -95,28 +95,40 @@ def first_token_deadline_s(provider: Provider, *, stream: bool, more: bool) -> f
 class AttemptLoop:
     """Runs the candidates of a plan until one answers."""
 
-    def __init__(self, routing: RoutingState, transports: TransportPool, clock: Clock) -> None:
+    def __init__(self, routing: RoutingState, transports: TransportPool, translator: Translator, clock: Clock) -> None:
         self._routing = routing
         self._transports = transports
+        self._translator = translator
         self._preparer = Preparer()
         self._clock = clock
 
     async def commit(self, ctx: RequestContext) -> BufferedCommit | StreamCommit:
-        """The first answer. Raises UpstreamRefused with the failure that decided, or NoHealthyUpstream."""
+        """The first answer. Raises UpstreamRefused with the failure that decided, NoHealthyUpstream, or
+        InvalidParameter where no candidate can be told what was asked."""
         plan = ctx.plan
         assert plan is not None
         index, tries = 0, 0
         last: Failure | None = None
+        unsayable: InvalidParameter | None = None
+        script: Script | None = None
         while True:
             candidate = plan.candidates[index]
             has_next = index + 1 < len(plan.candidates)
-            attempt = self._begin(ctx, plan, candidate, has_next=has_next)
+            attempt = None
+            try:
+                if tries == 0 or script is None:
+                    script = await self._translator.script(ctx, candidate)
+                attempt = self._begin(ctx, candidate, script, has_next=has_next)
+            except InvalidParameter as error:  # Another may speak the caller's own language.
+                unsayable = unsayable or error
             if attempt is None:
                 if has_next:
                     index, tries = index + 1, 0
                     continue
                 if last is not None:
                     raise self._given_up(ctx, last)
+                if unsayable is not None:
+                    raise unsayable
                 raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s())
             result = await self._attempt(ctx, attempt)
             if not isinstance(result, Failure):
@@ -138,13 +150,14 @@ class AttemptLoop:
         ctx.outcome = failure.kind.value
         return as_client_error(failure)
 
-    def _begin(self, ctx: RequestContext, plan: Plan, candidate: Candidate, *, has_next: bool) -> Attempt | None:
+    def _begin(self, ctx: RequestContext, candidate: Candidate, script: Script, *, has_next: bool) -> Attempt | None:
         """An attempt at `candidate`, or None when no credential of it may be used any more."""
         assert ctx.peek is not None
+        assert ctx.plan is not None
         endpoint = candidate.endpoint
         provider = ctx.snapshot.providers[endpoint.provider]
         now_s = self._clock.monotonic_s()
-        credential = self._routing.pick_credential(provider, endpoint, plan.policy, now_s)
+        credential = self._routing.pick_credential(provider, endpoint, ctx.plan.policy, now_s)
         if credential is None:
             return None
         ctx.candidate = candidate
@@ -154,7 +167,7 @@ class AttemptLoop:
             candidate=candidate,
             provider=provider,
             credential=credential,
-            dialect=dialect(provider.dialect),
+            script=script,
             started_s=now_s,
             first_token_s=min(first_token_s, max(remaining_s, 0.0)),
             total_first=remaining_s < first_token_s,
@@ -186,12 +199,12 @@ class AttemptLoop:
         result: BufferedCommit | StreamCommit | Failure | None = None
         try:
             target = Target(attempt.provider, attempt.credential, attempt.candidate.endpoint)
-            prepared = self._preparer.prepare(target, peek, ctx.fields, attempt.dialect, attempt.first_token_s)
+            call = self._preparer.call(target, attempt.script.draft, attempt.first_token_s)
             if peek.stream:
                 async with asyncio.timeout(attempt.first_token_s):
-                    result = await self._ask(ctx, attempt, prepared)
+                    result = await self._ask(ctx, attempt, call)
             else:  # The transport's own deadlines say it all: headers, silence, total.
-                result = await self._ask(ctx, attempt, prepared)
+                result = await self._ask(ctx, attempt, call)
         except UpstreamFault as fault:
             result = fault.failure
         except TimeoutError:
@@ -222,43 +235,50 @@ class AttemptLoop:
         return redacted(failure, attempt.provider, attempt.credential)
 
     async def _ask(
-        self, ctx: RequestContext, attempt: Attempt, prepared: Prepared
+        self, ctx: RequestContext, attempt: Attempt, call: UpstreamCall
     ) -> BufferedCommit | StreamCommit | Failure:
-        attempt.progress = prepared.call.progress
-        reply = await self._transports.get(attempt.provider).open(prepared.call)
+        attempt.progress = call.progress
+        reply = await self._transports.get(attempt.provider).open(call)
         attempt.reply = reply
         attempt.status = reply.status
         attempt.first_byte_s = self._clock.monotonic_s() - attempt.started_s
-        return await self._judge(ctx, attempt, reply, prepared)
+        return await self._judge(ctx, attempt, reply)
 
     async def _judge(
-        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, prepared: Prepared
+        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply
     ) -> BufferedCommit | StreamCommit | Failure:
         """Look at a reply until it is certain: an answer, its first content, or a failure."""
-        dialect, peek = attempt.dialect, ctx.peek
+        script, peek = attempt.script, ctx.peek
         assert peek is not None
         if reply.status != 200:
-            return dialect.classify(reply.status, reply.headers, await _error_body(reply))
+            return script.dialect.classify(reply.status, reply.headers, await _error_body(reply))
         content_type = reply.headers.get("Content-Type", "")
-        if peek.stream and content_type.lower().startswith(EVENT_STREAM):
-            return await self._first_content(ctx, attempt, reply, peek, prepared)
+        if peek.stream and content_type.lower().startswith(STREAMS):
+            return await self._first_content(ctx, attempt, reply)
         body = await reply.read(RESPONSE_BYTES_MAX)
-        verdict = dialect.read_reply(peek.operation, content_type, body)
+        verdict = script.dialect.read_reply(peek.operation, content_type, body)
         if isinstance(verdict, Failure):
             return verdict
+        request_id = ctx.inbound.request_id
+        ctx.dropped = script.dropped
         if peek.stream:  # A stream was asked for and one whole answer came (FAULTS.md 38).
             ctx.flags.append("coerced")
-            tap = dialect.tap(peek, strip_usage=prepared.strip_usage)
-            head = tap.feed(dialect.to_stream(body))
+            tap = stream_tap(script, peek, request_id)
+            head = tell_as_stream(script, tap, body, request_id)
             return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, head)
+        if script.translates:
+            body, lost = tell_whole(script, body, request_id)
+            content_type = JSON
+            ctx.dropped = tuple(sorted({*script.dropped, *lost}))
         return BufferedCommit(
             attempt.candidate, attempt.credential, reply, attempt.started_s, body, content_type, verdict
         )
 
     async def _first_content(
-        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, peek: Peek, prepared: Prepared
+        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply
     ) -> StreamCommit | Failure:
-        tap = attempt.dialect.tap(peek, strip_usage=prepared.strip_usage)
+        assert ctx.peek is not None
+        tap = stream_tap(attempt.script, ctx.peek, ctx.inbound.request_id)
         head = bytearray()
         while not (tap.has_content or tap.done):
             data = await reply.chunk()
@@ -271,6 +291,7 @@ class AttemptLoop:
                 return Failure(FailureKind.EVENT_TOO_LARGE, f"No content within {HEAD_BYTES_MAX} bytes of stream.")
         if not tap.has_content and (failure := tap.close()) is not None:
             return failure
+        ctx.dropped = attempt.script.dropped
         return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, bytes(head))
 
     def _note(self, ctx: RequestContext, attempt: Attempt, outcome: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from routerx.config.snapshot import Snapshot
 from routerx.dialects.base import CallerDialect, Reply, StreamTap
 from routerx.domain.call import Candidate, Operation, Peek, Plan
+from routerx.domain.chat import ChatRequest
 from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome
 from routerx.domain.tenant import Principal
@@ -32,6 +33,10 @@ class Inbound(msgspec.Struct, frozen=True):
     started_s: float
     user: str | None = None
     app: str | None = None
+    headers: Mapping[str, str] = {}
+    """Those that a provider may want to see, by their names in lower case."""
+    path_fields: Mapping[str, Raw] = {}
+    """What the path said that other dialects say in the body."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class RequestContext:
         "committed",
         "cut_off",
         "delivered",
+        "dropped",
         "fields",
         "first_s",
         "flags",
@@ -106,6 +112,7 @@ class RequestContext:
         "plan",
         "principal",
         "receipt",
+        "request",
         "settled",
         "snapshot",
         "terms",
@@ -119,6 +126,10 @@ class RequestContext:
         self.snapshot = inbound.snapshot
         self.fields: Mapping[str, Raw] = {}
         self.principal = inbound.principal
+        self.request: ChatRequest | None = None
+        """In canonical form, once somebody needed it."""
+        self.dropped: tuple[str, ...] = ()
+        """What the wire of the endpoint that answers, or the caller's, could not take."""
         self.peek: Peek | None = None
         self.plan: Plan | None = None
         self.lease: Lease | None = None

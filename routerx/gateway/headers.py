@@ -3,6 +3,8 @@
 from routerx.gateway.context import RequestContext
 from routerx.money import format_usd
 
+DROPPED_CHARS_MAX = 1_000
+
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -12,11 +14,18 @@ def route_headers(ctx: RequestContext) -> Headers:
     assert committed is not None
     assert plan is not None
     fallback = committed.candidate.endpoint.key != plan.candidates[0].endpoint.key
-    return (
+    headers = (
         ("X-RouterX-Provider", committed.candidate.endpoint.provider),
         ("X-RouterX-Attempts", str(len(ctx.attempts))),
         ("X-RouterX-Fallback", "true" if fallback else "false"),
     )
+    return (*headers, ("X-RouterX-Dropped", _listed(ctx.dropped))) if ctx.dropped else headers
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names as a header's value. Some are the caller's own keys, so what has no place in a header is replaced."""
+    text = ", ".join("".join(char if "!" <= char <= "~" and char != "," else "?" for char in name) for name in names)
+    return text if len(text) <= DROPPED_CHARS_MAX else text[: DROPPED_CHARS_MAX - 3] + "..."
 
 
 def cost_headers(ctx: RequestContext, now_s: float) -> Headers:

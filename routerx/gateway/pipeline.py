@@ -5,11 +5,12 @@ durable, so every response that a caller saw complete has its charge on disk, wh
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
 from routerx.clock import Clock
+from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, as_client_error
 from routerx.domain.record import Outcome, RequestRecord
 from routerx.errors import RateLimited, RouterXError, ShuttingDown
@@ -20,9 +21,11 @@ from routerx.gateway.headers import cost_headers, route_headers
 from routerx.gateway.redact import redacted
 from routerx.gateway.relay import CallerTooSlow, relay
 from routerx.gateway.settle import Settler
+from routerx.gateway.translation import lost_in
 from routerx.jsonx import request_object
 from routerx.ledger.base import Ledger
 from routerx.limits.base import Limiter
+from routerx.providers.wires import wire_of
 from routerx.routing.plan import make_plan
 from routerx.routing.state import RoutingState
 from routerx.telemetry.metrics import Metrics
@@ -94,11 +97,27 @@ class Gateway:
             self._end(ctx)
             del self._active[task]
 
+    def estimated_tokens(self, inbound: Inbound) -> int | None:
+        """The likely size of a prompt in tokens; None where the provider that would answer it counts by itself.
+
+        Raises what planning raises.
+        """
+        fields = request_object(inbound.body)
+        peek = inbound.dialect.peek(Operation.COUNT_TOKENS, inbound.body, fields)
+        now_s = self._parts.clock.monotonic_s()
+        plan = make_plan(peek, inbound.principal, inbound.snapshot, self._parts.routing, now_s)
+        provider = inbound.snapshot.providers[plan.candidates[0].endpoint.provider]
+        if wire_of(provider, Operation.COUNT_TOKENS, inbound.dialect.name).dialect == inbound.dialect.name:
+            return None
+        return peek.input_tokens_likely
+
     def _begin(self, ctx: RequestContext) -> None:
         """Steps 2 to 5: everything that is decided before a provider is asked. Never awaits."""
         parts, inbound, snapshot = self._parts, ctx.inbound, ctx.snapshot
         principal = ctx.principal
         ctx.fields = request_object(inbound.body)
+        if inbound.path_fields:
+            ctx.fields = {**ctx.fields, **inbound.path_fields}
         ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
         now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
         ctx.plan = make_plan(peek, principal, snapshot, parts.routing, now_s)
@@ -114,6 +133,13 @@ class Gateway:
         ctx.billing, ctx.terms = terms_of(commit.candidate.endpoint, ctx.plan, ctx.principal.tenant)
         if ctx.terms is None:
             ctx.flags.append("unpriced")
+        self._count_dropped(ctx, ctx.dropped)
+
+    def _count_dropped(self, ctx: RequestContext, names: Collection[str]) -> None:
+        if names:
+            self._parts.metrics.dropped(names)
+            if "dropped" not in ctx.flags:
+                ctx.flags.append("dropped")
 
     async def _answer(self, ctx: RequestContext, commit: BufferedCommit) -> Answer:
         self._commit(ctx, commit)
@@ -134,6 +160,7 @@ class Gateway:
                 self._failed_midstream(ctx, commit, failure)
                 raise as_client_error(redacted(failure, provider, commit.credential))
             commit.reply.release()
+            self._count_dropped(ctx, lost_in(tap))
             self._succeeded(ctx, commit, ctx.first_s)
             await self._settle_durably(ctx)
         except RouterXError as error:

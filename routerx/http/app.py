@@ -14,12 +14,15 @@ from routerx.clock import Clock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.control.vitals import Vitals
 from routerx.dialects.base import CallerDialect
+from routerx.dialects.openai_chat import OPENAI
+from routerx.dialects.registry import ANTHROPIC, GEMINI, RESPONSES
+from routerx.domain.call import Operation
 from routerx.errors import InternalError, MethodNotAllowed, NotFound, RouterXError, ShuttingDown
 from routerx.http.admin_app import AdminApp
 from routerx.http.faults import error_response
 from routerx.http.inbound import Arrival
-from routerx.http.openai import OpenAIApi
 from routerx.http.ops import OpsApi
+from routerx.http.tenant import TenantApi
 from routerx.ids import new_request_id
 
 log = logging.getLogger("routerx.http")
@@ -27,14 +30,16 @@ log = logging.getLogger("routerx.http")
 Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 
 MODEL_PATH = "/v1/models/"
+GENERATE_PATH = "/v1beta/models/"
 ADMIN_PATH = "/admin/"
+MESSAGES_PATH = "/v1/messages"
 NOT_OFFERED = ("/v1/batches", "/v1/realtime")
 
 
 class Apis(msgspec.Struct, frozen=True):
     """What the public port offers."""
 
-    tenant: OpenAIApi
+    tenant: TenantApi
     admin: AdminApp
     vitals: Vitals
     holder: SnapshotHolder
@@ -43,17 +48,19 @@ class Apis(msgspec.Struct, frozen=True):
 class App:
     """Dispatches requests of the public port."""
 
-    def __init__(self, apis: "Apis", dialect: CallerDialect, clock: Clock) -> None:
+    def __init__(self, apis: "Apis", clock: Clock) -> None:
         self._tenant_api = tenant_api = apis.tenant
         self._admin = apis.admin
         self._vitals = apis.vitals
-        self._dialect = dialect
         self._clock = clock
         ops = OpsApi(apis.vitals, apis.holder)
         probes = {"/": ops.root, "/health": ops.health, "/readyz": ops.ready, "/metrics": ops.metrics}
         self._routes: Mapping[tuple[str, str], Handler] = {
-            ("POST", "/v1/chat/completions"): tenant_api.chat_completions,
-            ("POST", "/v1/embeddings"): tenant_api.embeddings,
+            ("POST", "/v1/chat/completions"): tenant_api.calls(Operation.CHAT, OPENAI),
+            ("POST", "/v1/embeddings"): tenant_api.calls(Operation.EMBEDDINGS, OPENAI),
+            ("POST", "/v1/responses"): tenant_api.calls(Operation.CHAT, RESPONSES),
+            ("POST", MESSAGES_PATH): tenant_api.calls(Operation.CHAT, ANTHROPIC),
+            ("POST", MESSAGES_PATH + "/count_tokens"): tenant_api.count_tokens,
             ("GET", "/v1/models"): tenant_api.models,
             # Balancers and monitors like to ask for the head alone; aiohttp leaves the body out.
             **{(method, path): handler for path, handler in probes.items() for method in ("GET", "HEAD")},
@@ -66,7 +73,7 @@ class App:
         try:
             return await self._dispatch(arrival)
         except RouterXError as error:
-            return error_response(error, self._dialect, arrival.request_id)
+            return error_response(error, _spoken_at(request.path), arrival.request_id)
         except ConnectionError:
             raise
         except Exception:
@@ -74,7 +81,7 @@ class App:
             if request.transport is None or request.transport.is_closing():
                 raise
             ours = InternalError("Something went wrong in this gateway; its log has the details under the request id.")
-            return error_response(ours, self._dialect, arrival.request_id)
+            return error_response(ours, _spoken_at(request.path), arrival.request_id)
 
     async def _dispatch(self, arrival: Arrival) -> web.StreamResponse:
         request = arrival.request
@@ -82,7 +89,7 @@ class App:
         if not path.startswith("/"):  # RFC 9112, 3.2.2: a whole URL as the target; only its path matters here.
             path = request.path
         handler = self._routes.get((method, path))
-        if self._vitals.draining and path.startswith("/v1/"):
+        if self._vitals.draining and path.startswith(("/v1/", GENERATE_PATH)):
             raise ShuttingDown("The gateway is shutting down. Send the request again.", retry_after_s=1)
         if handler is not None:
             return await handler(arrival)
@@ -90,6 +97,8 @@ class App:
             return await self._admin.handle(request)
         if path.startswith(MODEL_PATH) and method == "GET":
             return await self._tenant_api.model(arrival, request.path[len(MODEL_PATH) :])
+        if path.startswith(GENERATE_PATH) and method == "POST":
+            return await self._tenant_api.generate_content(arrival, request.path[len(GENERATE_PATH) :])
         raise self._no_route(method, path)
 
     def _no_route(self, method: str, path: str) -> RouterXError:
@@ -99,3 +108,10 @@ class App:
         if path.startswith(NOT_OFFERED):
             return NotFound(f"{path} is not offered by this gateway.")
         return NotFound(f"There is no route {method} {path[:128]!r}. The API is under /v1/.")
+
+
+def _spoken_at(path: str) -> CallerDialect:
+    """In whose shape errors are told there."""
+    if path.startswith(MESSAGES_PATH):
+        return ANTHROPIC
+    return GEMINI if path.startswith(GENERATE_PATH) else OPENAI

@@ -1,5 +1,8 @@
 """From an aiohttp request to an Inbound: whose it is, and its body within its limits."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from aiohttp import web
 
 from routerx.clock import Clock
@@ -12,6 +15,10 @@ from routerx.gateway.admit import identify
 from routerx.gateway.context import Inbound
 from routerx.http.edge import read_body
 from routerx.ledger.base import Ledger
+
+FORWARDABLE = ("anthropic-beta",)
+"""Headers that a provider may want to see; which one gets which is said in providers/."""
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 LABEL_CHARS_MAX = 128
 """X-RouterX-User, X-Title and HTTP-Referer go to the request log, cut to this."""
@@ -52,6 +59,11 @@ def _label(request: web.BaseRequest, name: str) -> str | None:
         return None
     # Bytes that are no UTF-8 come as lone surrogates, which the request log could not write.
     return value[:LABEL_CHARS_MAX].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _forwardable(request: web.BaseRequest) -> Mapping[str, str]:
+    found = {name: request.headers[name] for name in FORWARDABLE if name in request.headers}
+    return found or _NO_HEADERS
 
 
 class Arrival:
@@ -105,6 +117,7 @@ class Door:
             started_s=arrival.started_s,
             user=_label(request, "X-RouterX-User"),
             app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
+            headers=_forwardable(request),
         )
 
     def reader(self, request: web.BaseRequest) -> tuple[Snapshot, Tenant | None]:

@@ -1,29 +1,29 @@
-"""One target and one request → the HTTP call to send. Pure.
+"""One target and one draft of a request → the HTTP call to send. Pure.
 
-What does not change from request to request (URL, header block, quirks) is built once per credential and operation
-and kept by the Preparer. Upstream headers are an allowlist made here: nothing of the caller's headers is ever sent
-(SECURITY.md 22).
+What does not change from request to request (base URL, header block, quirks) is built once per credential, operation
+and wire and kept by the Preparer. Upstream headers are an allowlist made here: of the headers of callers only those are
+sent that a provider is known to want (SECURITY.md 22).
 """
 
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from routerx import __version__, jsonx
-from routerx.dialects.base import Dialect
-from routerx.domain.call import Operation, Peek, UpstreamCall
+from routerx.domain.call import Operation, UpstreamCall
 from routerx.domain.model import Endpoint
 from routerx.errors import ConfigError
-from routerx.jsonx import Raw
 from routerx.providers import quirks
-from routerx.providers.quirks import Quirks
-from routerx.providers.spec import Auth, Credential, Provider
+from routerx.providers.quirks import Transform
+from routerx.providers.spec import Auth, Credential, Provider, Wire
 
 BASES_MAX = 4_096
-"""Kept header blocks: credentials × operations of one configuration, with room for a reload."""
+"""Kept header blocks: credentials × operations × wires of one configuration, with room for a reload."""
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
@@ -64,22 +64,32 @@ class Target(msgspec.Struct, frozen=True):
     endpoint: Endpoint
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """A call ready to send. `strip_usage`: the stream's usage frame was asked for by us, not by the caller."""
+class Draft(msgspec.Struct, frozen=True):
+    """A request in a provider's wire format, quirks aside: what is sent whatever the credential."""
 
-    call: UpstreamCall
-    strip_usage: bool
+    operation: Operation
+    wire: Wire
+    path: str
+    """Below the wire's."""
+    stream: bool
+    fields: dict[str, Any]
+    """Top-level keys; values are plain JSON values or Raw."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of the caller, to be passed on."""
+    strip_usage: bool = False
+    """The stream's usage frame was asked for by us, not by the caller."""
 
 
 class _Base(msgspec.Struct, frozen=True):
-    """What one provider, credential and operation have in common over all requests."""
+    """What one provider, credential, operation and wire have in common over all requests."""
 
     provider: Provider
     credential: Credential
     url: str
+    """Up to where a dialect's path begins."""
     headers: CIMultiDictProxy[str]
     stream_headers: CIMultiDictProxy[str]
-    quirks: Quirks
+    transforms: tuple[Transform, ...]
 
 
 class Preparer:
@@ -87,49 +97,65 @@ class Preparer:
     another object than before, as after a reload."""
 
     def __init__(self) -> None:
-        self._bases: dict[tuple[str, str, Operation], _Base] = {}
+        self._bases: dict[tuple[str, str, Operation, str], _Base] = {}
 
-    def prepare(
-        self, target: Target, peek: Peek, fields: Mapping[str, Raw], dialect: Dialect, first_byte_s: float
-    ) -> Prepared:
+    def call(self, target: Target, draft: Draft, first_byte_s: float) -> UpstreamCall:
         """The call of one attempt. Raises ConfigError where the provider's configuration cannot be sent."""
-        base = self._base(target, peek.operation, dialect)
-        ask_usage = peek.stream and not peek.wants_usage and base.quirks.ask_usage
-        body = dialect.request_fields(fields, model=target.endpoint.upstream_model, ask_usage=ask_usage)
-        for transform in base.quirks.transforms:
-            transform(body)
+        base = self._base(target, draft)
+        fields = draft.fields
+        if base.transforms:
+            fields = dict(fields)
+            for transform in base.transforms:
+                transform(fields)
         provider = target.provider
-        call = UpstreamCall(
+        headers = base.stream_headers if draft.stream else base.headers
+        return UpstreamCall(
             endpoint=target.endpoint.key,
             provider=provider.name,
             method="POST",
-            url=base.url,
-            headers=base.stream_headers if peek.stream else base.headers,
-            body=jsonx.encode(body),
-            stream=peek.stream,
+            url=base.url + draft.path if provider.api_version is None else _deployment_url(target, draft),
+            headers=_with(headers, draft.headers) if draft.headers else headers,
+            body=jsonx.encode(fields),
+            stream=draft.stream,
             timeouts=provider.timeouts,
             first_byte_s=first_byte_s,
             proxy=provider.proxy,
         )
-        return Prepared(call, strip_usage=ask_usage)
 
-    def _base(self, target: Target, operation: Operation, dialect: Dialect) -> _Base:
+    def _base(self, target: Target, draft: Draft) -> _Base:
         provider, credential = target.provider, target.credential
-        key = (provider.name, credential.id, operation)
+        key = (provider.name, credential.id, draft.operation, draft.wire.dialect)
         base = self._bases.get(key)
         if base is None or base.provider is not provider or base.credential is not credential:
             base = _Base(
                 provider=provider,
                 credential=credential,
-                url=quirks.base_url(provider.base_url, provider.quirks) + dialect.path(operation, "", stream=False),
+                url=quirks.base_url(provider.base_url, provider.quirks) + draft.wire.path,
                 headers=header_block(provider, credential, accept=JSON),
                 stream_headers=header_block(provider, credential, accept=EVENT_STREAM),
-                quirks=quirks.resolve(provider.quirks, operation),
+                transforms=quirks.transforms(provider.quirks, draft.operation, draft.wire.dialect),
             )
             if len(self._bases) >= BASES_MAX:
                 self._bases.clear()
             self._bases[key] = base
         return base
+
+
+def _deployment_url(target: Target, draft: Draft) -> str:
+    """Of an Azure resource that is asked by `api-version` (the vendor's reference of its data plane API)."""
+    provider = target.provider
+    assert provider.api_version is not None
+    root = provider.base_url.removesuffix("/openai/v1").removesuffix("/openai")
+    deployment = quote(target.endpoint.upstream_model, safe="")
+    return f"{root}/openai/deployments/{deployment}{draft.path}?api-version={quote(provider.api_version, safe='')}"
+
+
+def _with(block: CIMultiDictProxy[str], more: tuple[tuple[str, str], ...]) -> CIMultiDictProxy[str]:
+    headers = block.copy()
+    for name, value in more:
+        if header_problem(name, value) is None:
+            headers[name] = value
+    return CIMultiDictProxy(headers)
 
 
 def header_block(provider: Provider, credential: Credential, *, accept: str) -> CIMultiDictProxy[str]:

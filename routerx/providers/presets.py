@@ -8,10 +8,19 @@ the row says no: the stream is then drained and charged by its real usage.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from routerx.domain.call import Operation
 from routerx.providers.quirks import Quirk
-from routerx.providers.spec import Auth, Preset
+from routerx.providers.spec import Auth, Preset, Wire
 
 OPENAI = "openai"
+RESPONSES = "responses"
+ANTHROPIC = "anthropic"
+GEMINI = "gemini"
+OLLAMA = "ollama"
+
+_OPENAI_HAS = frozenset(
+    {Operation.COMPLETIONS, Operation.IMAGES, Operation.SPEECH, Operation.TRANSCRIPTIONS, Operation.MODERATIONS}
+)
 
 MOCK = "mock"
 """The preset whose provider is answered by the built-in transport."""
@@ -23,17 +32,23 @@ _ROWS = (
         base_url="https://api.openai.com/v1",
         env_keys=("OPENAI_API_KEY",),
         quirks=frozenset({Quirk.MAX_COMPLETION_TOKENS}),
+        also=(Wire(RESPONSES),),
+        relays=_OPENAI_HAS,
     ),
     Preset(
         name="anthropic",
-        dialect=OPENAI,
+        dialect=ANTHROPIC,
         base_url="https://api.anthropic.com/v1",
+        auth=Auth.X_API_KEY,
         env_keys=("ANTHROPIC_API_KEY",),
+        headers=(("anthropic-version", "2023-06-01"),),
+        forward_headers=frozenset({"anthropic-beta"}),
     ),
     Preset(
         name="gemini",
-        dialect=OPENAI,
-        base_url="https://generativelanguage.googleapis.com/v1beta/openai",
+        dialect=GEMINI,
+        base_url="https://generativelanguage.googleapis.com/v1beta",
+        auth=Auth.X_GOOG_API_KEY,
         env_keys=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         aliases=("google-gemini", "google"),
         abort_stops_billing=False,
@@ -44,13 +59,16 @@ _ROWS = (
         base_url="https://api.deepseek.com",
         env_keys=("DEEPSEEK_API_KEY",),
         quirks=frozenset({Quirk.MAX_TOKENS}),
+        also=(Wire(ANTHROPIC, "/anthropic/v1"),),
+        reasoning_field="reasoning_content",
     ),
     Preset(
         name="mistral",
         dialect=OPENAI,
         base_url="https://api.mistral.ai/v1",
         env_keys=("MISTRAL_API_KEY",),
-        quirks=frozenset({Quirk.NO_STREAM_OPTIONS, Quirk.MAX_TOKENS, Quirk.RANDOM_SEED}),
+        quirks=frozenset({Quirk.NO_STREAM_OPTIONS, Quirk.MAX_TOKENS, Quirk.RANDOM_SEED, Quirk.SHORT_TOOL_IDS}),
+        relays=frozenset({Operation.TRANSCRIPTIONS, Operation.MODERATIONS}),
         abort_stops_billing=False,
     ),
     Preset(
@@ -58,6 +76,7 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://api.groq.com/openai/v1",
         env_keys=("GROQ_API_KEY",),
+        relays=frozenset({Operation.SPEECH, Operation.TRANSCRIPTIONS}),
         abort_stops_billing=False,
     ),
     Preset(
@@ -65,6 +84,8 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://api.cerebras.ai/v1",
         env_keys=("CEREBRAS_API_KEY",),
+        relays=frozenset({Operation.COMPLETIONS}),
+        reasoning_field="reasoning",
         abort_stops_billing=False,
     ),
     Preset(
@@ -72,6 +93,7 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://api.deepinfra.com/v1/openai",
         env_keys=("DEEPINFRA_TOKEN",),
+        relays=frozenset({Operation.COMPLETIONS, Operation.IMAGES, Operation.SPEECH, Operation.TRANSCRIPTIONS}),
     ),
     Preset(
         name="huggingface",
@@ -87,6 +109,8 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://openrouter.ai/api/v1",
         env_keys=("OPENROUTER_API_KEY",),
+        relays=frozenset({Operation.COMPLETIONS}),
+        reasoning_field="reasoning",
         abort_stops_billing=False,  # It depends on whom it routes to, which is known only afterwards.
     ),
     Preset(
@@ -94,6 +118,8 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://api.x.ai/v1",
         env_keys=("XAI_API_KEY",),
+        also=(Wire(RESPONSES),),
+        relays=frozenset({Operation.IMAGES}),
     ),
     Preset(
         name="together",
@@ -101,6 +127,7 @@ _ROWS = (
         base_url="https://api.together.xyz/v1",
         env_keys=("TOGETHER_API_KEY",),
         aliases=("together-ai",),
+        relays=frozenset({Operation.COMPLETIONS, Operation.IMAGES, Operation.SPEECH, Operation.RERANK}),
         quirks=frozenset({Quirk.MAX_TOKENS}),
     ),
     Preset(
@@ -109,6 +136,7 @@ _ROWS = (
         base_url="https://api.fireworks.ai/inference/v1",
         env_keys=("FIREWORKS_API_KEY",),
         aliases=("fireworks-ai",),
+        relays=frozenset({Operation.COMPLETIONS, Operation.RERANK}),
     ),
     Preset(
         name="azure-openai",
@@ -117,13 +145,17 @@ _ROWS = (
         auth=Auth.API_KEY,
         aliases=("azure",),
         quirks=frozenset({Quirk.OPENAI_V1_PATH}),
+        also=(Wire(RESPONSES),),
+        relays=_OPENAI_HAS - {Operation.MODERATIONS},
     ),
     Preset(
         name="ollama",
-        dialect=OPENAI,
-        base_url="http://localhost:11434/v1",
+        dialect=OLLAMA,
+        base_url="http://localhost:11434",
         env_base_url="OLLAMA_BASE_URL",
-        quirks=frozenset({Quirk.V1_PATH, Quirk.MAX_TOKENS}),
+        quirks=frozenset({Quirk.ROOT_PATH}),
+        relays=frozenset({Operation.COMPLETIONS}),
+        relay_path="/v1",
         key_required=False,
     ),
     Preset(

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from routerx.domain.call import Operation
 from routerx.domain.model import Capability, Kind
 from routerx.domain.policy import Timeouts
 from routerx.domain.pricing import PriceCard
@@ -39,11 +40,20 @@ class MockSettings(msgspec.Struct, frozen=True):
     """Length of a text answer; None: as the deterministic text has it."""
 
 
+class Wire(msgspec.Struct, frozen=True):
+    """A wire format that a provider speaks, and where."""
+
+    dialect: str
+    path: str = ""
+    """Below the base URL."""
+
+
 class Provider(msgspec.Struct, frozen=True):
     """A configured vendor."""
 
     name: str
     dialect: str
+    """Of chats, where the caller's own is not among `also`."""
     base_url: str
     """No trailing slash."""
     auth: Auth
@@ -52,6 +62,18 @@ class Provider(msgspec.Struct, frozen=True):
     quirks: frozenset[str] = frozenset()
     """Names of functions and switches in providers/quirks.py."""
     headers: tuple[tuple[str, str], ...] = ()
+    also: tuple[Wire, ...] = ()
+    """Further wire formats of chats."""
+    relays: frozenset[Operation] | None = None
+    """What it does beside chats and embeddings, all in OpenAI's shape; None: nobody said."""
+    relay_path: str = ""
+    """Where, below the base URL."""
+    forward_headers: frozenset[str] = frozenset()
+    """Headers of callers, in lower case, that go on to it where their bytes do."""
+    reasoning_field: str | None = None
+    """The key of a message under which it takes thoughts back, on the OpenAI chat wire."""
+    api_version: str | None = None
+    """Set: a deployment's name stands in the path and this in the query, as older Azure resources have it."""
     abort_stops_billing: bool = True
     """Whether cancelling a stream stops the provider's bill."""
     mock: MockSettings | None = None
@@ -71,6 +93,12 @@ class Preset(msgspec.Struct, frozen=True):
     env_keys: tuple[str, ...] = ()
     """Environment variables that switch the provider on, first one set wins; a key (or, for `env_base_url`, a URL)."""
     env_base_url: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    also: tuple[Wire, ...] = ()
+    relays: frozenset[Operation] = frozenset()
+    relay_path: str = ""
+    forward_headers: frozenset[str] = frozenset()
+    reasoning_field: str | None = None
     aliases: tuple[str, ...] = ()
     quirks: frozenset[str] = frozenset()
     key_required: bool = True

@@ -31,6 +31,19 @@ SUGGEST_AMONG = 8
 PlanKey = tuple[str, str, bool, frozenset[Capability]]
 """(model as asked, tenant, is it a chat, needs): what the static part of a plan depends on, beside the snapshot."""
 
+KIND_OF = {
+    Operation.CHAT: Kind.CHAT,
+    Operation.COUNT_TOKENS: Kind.CHAT,
+    Operation.EMBEDDINGS: Kind.EMBEDDING,
+    Operation.COMPLETIONS: Kind.COMPLETION,
+    Operation.IMAGES: Kind.IMAGE,
+    Operation.SPEECH: Kind.SPEECH,
+    Operation.TRANSCRIPTIONS: Kind.TRANSCRIPTION,
+    Operation.MODERATIONS: Kind.MODERATION,
+    Operation.RERANK: Kind.RERANK,
+}
+"""What a model has to do for a route to ask for it."""
+
 _FREE = PriceCard(input_pico=0, output_pico=0)
 _EVERYTHING = frozenset(Capability)
 _PARAMS = {
@@ -79,7 +92,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
     """Resolve, filter and group. Raises ModelNotFound, FreeNotAllowed, InvalidParameter or PermissionDenied."""
-    kind = Kind.CHAT if peek.operation is Operation.CHAT else Kind.EMBEDDING
+    kind = KIND_OF[peek.operation]
     resolved = resolve(peek.model, kind, snapshot)
     endpoints = _allowed_endpoints(resolved, tenant) if resolved is not None else ()
     if resolved is None or not endpoints:

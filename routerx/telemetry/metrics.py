@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from routerx.clock import Clock
+from routerx.domain.dropped import DROPPABLE
 from routerx.domain.record import AttemptRecord, Outcome, RequestRecord
 from routerx.domain.usage import Usage
 from routerx.money import NANO_PER_USD
@@ -69,6 +70,9 @@ ATTEMPTS = MetricSpec("routerx_attempts_total", "counter", "Calls to providers."
 RETRIES = MetricSpec("routerx_retries_total", "counter", "Calls repeated at the same endpoint.", ("provider",))
 FALLBACKS = MetricSpec(
     "routerx_fallbacks_total", "counter", "Requests that went on to another endpoint.", ("provider", "result")
+)
+DROPPED = MetricSpec(
+    "routerx_dropped_fields_total", "counter", "Wishes that a translation had to leave out.", ("field",)
 )
 FLAGS = MetricSpec("routerx_flagged_requests_total", "counter", "Requests with a flag in their row.", ("flag",))
 BREAKER = MetricSpec("routerx_breaker_state", "gauge", "0 closed, 1 half-open, 2 open.", ("endpoint", "credential"))
@@ -168,6 +172,7 @@ class Metrics(Collector):
         self._providers: dict[str, _ProviderSeries] = {}
         self._overhead = _Histogram(OVERHEAD_BOUNDS_S)
         self._flags: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
         self._generation = 0
         self._reloads: Callable[[], tuple[bool, int]] = lambda: (True, 0)
         self._lag = _Histogram(LAG_BOUNDS_S)
@@ -209,6 +214,12 @@ class Metrics(Collector):
             self._observe_attempts(record.attempts, record.outcome)
         for flag in record.flags:
             self._flags[flag] = self._flags.get(flag, 0) + 1
+
+    def dropped(self, names: Collection[str]) -> None:
+        """Count what a translation had to leave out; names that are a caller's own are counted as one."""
+        for name in names:
+            label = name if name in DROPPABLE else OTHER
+            self._dropped[label] = self._dropped.get(label, 0) + 1
 
     def _observe_attempts(self, attempts: tuple[AttemptRecord, ...], outcome: str) -> None:
         first = attempts[0]
@@ -287,6 +298,7 @@ class Metrics(Collector):
         yield from self._collect_requests()
         yield from self._collect_providers()
         yield _histogram(OVERHEAD, [((), self._overhead)])
+        yield _values(DROPPED, (((name,), count) for name, count in self._dropped.items()))
         yield _values(FLAGS, (((flag,), count) for flag, count in self._flags.items()))
         yield _values(BREAKER, (((row[0], row[1]), CIRCUITS[row[2]]) for row in self._breakers()))
         yield _values(GENERATION, [((), self._generation)])

@@ -1,37 +1,21 @@
 """Preparing a call: exact bytes out, an allowlist of headers, and one build per credential."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import pytest
 
 from routerx import __version__
-from routerx.domain.call import Operation, Peek
+from routerx.domain.call import Operation, UpstreamCall
 from routerx.domain.model import Endpoint
 from routerx.errors import ConfigError
-from routerx.jsonx import Raw, request_object
-from routerx.providers.prepare import BASES_MAX, Prepared, Preparer, Target, header_problem
+from routerx.jsonx import request_object
+from routerx.providers.prepare import BASES_MAX, Draft, Preparer, Target, header_problem
 from routerx.providers.quirks import Quirk
-from routerx.providers.spec import Auth, Credential, Provider
+from routerx.providers.spec import Auth, Credential, Provider, Wire
 from routerx.secrets import Secret
 
 KEY = "sk-test-0123456789"
-
-
-class WireFake:
-    """The two methods of a dialect that preparing needs."""
-
-    name = "openai"
-
-    def path(self, operation: Operation) -> str:
-        return "/chat/completions" if operation is Operation.CHAT else "/embeddings"
-
-    def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
-        out = dict(fields)
-        out["model"] = Raw(msgspec.json.encode(model))
-        if ask_usage:
-            out["stream_options"] = Raw(b'{"include_usage":true}')
-        return out
 
 
 def credential(secret: str | None = KEY, number: int = 0) -> Credential:
@@ -56,65 +40,37 @@ LAB_KEY = credential()
 
 
 def prepare(
-    body: bytes = b'{"model":"big","messages":[]}',
+    body: bytes = b'{"model":"big-1","messages":[]}',
     *,
     provider: Provider = LAB,
     credential: Credential = LAB_KEY,
     preparer: Preparer | None = None,
-    **peeked: object,
-) -> Prepared:
-    peek = Peek(**({"operation": Operation.CHAT, "model": "big"} | peeked))
+    **drafted: Any,
+) -> UpstreamCall:
+    as_usual = {"operation": Operation.CHAT, "wire": Wire("openai"), "path": "/chat/completions", "stream": False}
+    draft = Draft(fields=request_object(body), **(as_usual | drafted))
     preparer = Preparer() if preparer is None else preparer
-    return preparer.prepare(Target(provider, credential, endpoint()), peek, request_object(body), WireFake(), 12.0)
+    return preparer.call(Target(provider, credential, endpoint()), draft, 12.0)
 
 
-def test_only_the_model_changes_in_a_buffered_body() -> None:
-    body = b'{"model":"big","messages":[{"role":"user","content":"\\u00e9 1.0"}],"temperature":1.00,"x_new":[1,  2]}'
+def test_fields_keep_their_exact_bytes() -> None:
+    body = b'{"model":"big-1","messages":[{"role":"user","content":"\\u00e9 1.0"}],"temperature":1.00,"x":[1,  2]}'
 
-    prepared = prepare(body)
-
-    assert prepared.call.body == body.replace(b'"big"', b'"big-1"')
-    assert not prepared.strip_usage
-
-
-def test_usage_is_asked_for_in_a_stream_and_marked_for_removal() -> None:
-    prepared = prepare(b'{"model":"big","stream":true}', stream=True)
-
-    assert request_object(prepared.call.body)["stream_options"] == Raw(b'{"include_usage":true}')
-    assert prepared.strip_usage
-    assert prepared.call.stream
-
-
-def test_usage_that_the_caller_asked_for_is_left_in_place() -> None:
-    body = b'{"model":"big","stream":true,"stream_options":{"include_usage":true}}'
-
-    prepared = prepare(body, stream=True, wants_usage=True)
-
-    assert prepared.call.body == body.replace(b'"big"', b'"big-1"')
-    assert not prepared.strip_usage
-
-
-def test_usage_is_not_asked_for_where_the_vendor_refuses_it() -> None:
-    picky = provider(quirks=frozenset({Quirk.NO_STREAM_OPTIONS}))
-
-    prepared = prepare(b'{"model":"big","stream":true}', provider=picky, stream=True)
-
-    assert prepared.call.body == b'{"model":"big-1","stream":true}'
-    assert not prepared.strip_usage
+    assert prepare(body).body == body
 
 
 def test_quirks_of_the_provider_reach_the_body() -> None:
     prepared = prepare(
-        b'{"model":"big","max_completion_tokens":9}', provider=provider(quirks=frozenset({Quirk.MAX_TOKENS}))
+        b'{"model":"big-1","max_completion_tokens":9}', provider=provider(quirks=frozenset({Quirk.MAX_TOKENS}))
     )
 
-    assert prepared.call.body == b'{"model":"big-1","max_tokens":9}'
+    assert prepared.body == b'{"model":"big-1","max_tokens":9}'
 
 
 def test_the_call_carries_target_deadlines_and_proxy() -> None:
     via = provider(proxy="http://proxy.test:3128")
 
-    call = prepare(provider=via).call
+    call = prepare(provider=via)
 
     assert (call.method, call.url) == ("POST", "https://lab.test/v1/chat/completions")
     assert (call.endpoint, call.provider, call.proxy) == ("lab/big-1", "lab", "http://proxy.test:3128")
@@ -123,11 +79,11 @@ def test_the_call_carries_target_deadlines_and_proxy() -> None:
 
 
 def test_embeddings_go_to_their_own_path() -> None:
-    assert prepare(operation=Operation.EMBEDDINGS).call.url == "https://lab.test/v1/embeddings"
+    assert prepare(operation=Operation.EMBEDDINGS, path="/embeddings").url == "https://lab.test/v1/embeddings"
 
 
 def test_nothing_but_the_allowlist_is_sent() -> None:
-    call = prepare(provider=provider(headers=(("X-Team", "blue"),))).call
+    call = prepare(provider=provider(headers=(("X-Team", "blue"),)))
 
     assert dict(call.headers) == {
         "user-agent": f"routerx/{__version__}",
@@ -139,8 +95,48 @@ def test_nothing_but_the_allowlist_is_sent() -> None:
     }
 
 
+def test_a_wire_of_its_own_lies_below_the_base_url() -> None:
+    call = prepare(wire=Wire("anthropic", "/anthropic/v1"), path="/messages")
+
+    assert call.url == "https://lab.test/v1/anthropic/v1/messages"
+
+
+def test_quirks_are_of_one_wire_and_leave_the_others_alone() -> None:
+    limited = provider(quirks=frozenset({Quirk.MAX_TOKENS}))
+
+    call = prepare(b'{"max_completion_tokens":9}', provider=limited, wire=Wire("responses"))
+
+    assert call.body == b'{"max_completion_tokens":9}'
+
+
+def test_a_quirk_changes_the_call_and_not_the_draft() -> None:
+    fields = {"max_completion_tokens": 9}
+    draft = Draft(Operation.CHAT, Wire("openai"), "/chat/completions", stream=False, fields=fields)
+
+    Preparer().call(Target(provider(quirks=frozenset({Quirk.MAX_TOKENS})), LAB_KEY, endpoint()), draft, 12.0)
+
+    assert fields == {"max_completion_tokens": 9}
+
+
+def test_a_callers_header_goes_on_beside_ours_unless_it_would_break_the_message() -> None:
+    sent = prepare(headers=(("anthropic-beta", "a,b"), ("x-evil", "a\r\nb: c")))
+
+    assert sent.headers["anthropic-beta"] == "a,b"
+    assert "x-evil" not in sent.headers
+    assert "anthropic-beta" not in prepare().headers
+
+
+@pytest.mark.parametrize("base", ["https://acme.test", "https://acme.test/openai", "https://acme.test/openai/v1"])
+def test_an_older_azure_resource_is_asked_by_deployment_and_version(base: str) -> None:
+    older = provider(base_url=base, api_version="2024-10-21", quirks=frozenset({Quirk.OPENAI_V1_PATH}))
+
+    assert prepare(provider=older).url == (
+        "https://acme.test/openai/deployments/big-1/chat/completions?api-version=2024-10-21"
+    )
+
+
 def test_a_stream_is_asked_for_as_one() -> None:
-    assert prepare(stream=True).call.headers["Accept"] == "text/event-stream"
+    assert prepare(stream=True).headers["Accept"] == "text/event-stream"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +149,7 @@ def test_a_stream_is_asked_for_as_one() -> None:
     ],
 )
 def test_each_auth_style_uses_its_own_header_and_no_other(auth: Auth, name: str, value: str) -> None:
-    headers = prepare(provider=provider(auth=auth)).call.headers
+    headers = prepare(provider=provider(auth=auth)).headers
 
     assert headers.getall(name) == [value]
     assert sum(KEY in text for text in headers.values()) == 1
@@ -161,7 +157,7 @@ def test_each_auth_style_uses_its_own_header_and_no_other(auth: Auth, name: str,
 
 @pytest.mark.parametrize(("auth", "secret"), [(Auth.NONE, KEY), (Auth.BEARER, None)])
 def test_no_credential_is_sent_where_there_is_none_to_send(auth: Auth, secret: str | None) -> None:
-    headers = prepare(provider=provider(auth=auth), credential=credential(secret)).call.headers
+    headers = prepare(provider=provider(auth=auth), credential=credential(secret)).headers
 
     assert "authorization" not in headers
     assert KEY not in "".join(headers.values())
@@ -169,7 +165,7 @@ def test_no_credential_is_sent_where_there_is_none_to_send(auth: Auth, secret: s
 
 def test_calls_share_one_header_block_that_nobody_can_change() -> None:
     preparer = Preparer()
-    first, second = prepare(preparer=preparer).call, prepare(preparer=preparer).call
+    first, second = prepare(preparer=preparer), prepare(preparer=preparer)
 
     assert first.headers is second.headers
     with pytest.raises(TypeError):
@@ -180,8 +176,8 @@ def test_a_reload_with_another_key_under_the_same_names_is_seen_at_once() -> Non
     preparer = Preparer()
     prepare(preparer=preparer)
 
-    call = prepare(preparer=preparer, credential=credential("sk-rotated-1")).call
-    moved = prepare(preparer=preparer, provider=provider(base_url="https://new.test/v1")).call
+    call = prepare(preparer=preparer, credential=credential("sk-rotated-1"))
+    moved = prepare(preparer=preparer, provider=provider(base_url="https://new.test/v1"))
 
     assert call.headers["authorization"] == "Bearer sk-rotated-1"
     assert moved.url == "https://new.test/v1/chat/completions"

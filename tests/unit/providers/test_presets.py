@@ -7,7 +7,7 @@ import pytest
 
 from routerx.domain.call import Operation
 from routerx.providers.presets import MOCK, PRESETS, find_preset
-from routerx.providers.quirks import Quirk, resolve
+from routerx.providers.quirks import Quirk, transforms
 from routerx.providers.spec import Auth, Preset
 
 PROMISED = {
@@ -73,7 +73,7 @@ def test_no_environment_variable_belongs_to_two_vendors() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_every_row_is_well_formed(preset: Preset) -> None:
-    resolve(preset.quirks, Operation.CHAT)
+    transforms(preset.quirks, Operation.CHAT, "openai")
 
     assert preset.base_url is None or not preset.base_url.endswith("/")
     assert not {Quirk.MAX_TOKENS, Quirk.MAX_COMPLETION_TOKENS} <= preset.quirks
@@ -98,5 +98,8 @@ def test_every_preset_and_its_variables_and_quirks_are_documented() -> None:
         row = next(line for line in page.splitlines() if line.startswith(f"| `{preset.name}` |"))
         for word in (*preset.env_keys, *preset.aliases, preset.env_base_url, preset.base_url):
             assert word is None or preset.name == MOCK or f"`{word}`" in row
+        for wire in (preset.dialect, *(wire.dialect for wire in preset.also)):
+            assert f"`{wire}`" in row
+        assert all(operation.value in row for operation in preset.relays)
         assert f"| {'yes' if preset.abort_stops_billing else 'no'} |" in row
     assert all(f"| `{quirk}` |" in page for quirk in Quirk)

@@ -1,19 +1,23 @@
 """Quirks: renames keep values, nothing a vendor does not do of its own accord is left out."""
 
+import copy
+import json
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routerx.domain.call import Operation
 from routerx.jsonx import Raw
-from routerx.providers.quirks import Fields, Quirk, base_url, resolve
+from routerx.providers.quirks import Fields, Quirk, asks_usage, base_url, transforms
 
 CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
 
 
 def apply(fields: dict[str, bytes], *names: Quirk, operation: Operation = CHAT) -> dict[str, bytes]:
     raw: Fields = {key: Raw(value) for key, value in fields.items()}
-    for transform in resolve(frozenset(names), operation).transforms:
+    for transform in transforms(frozenset(names), operation, "openai"):
         transform(raw)
     return {key: bytes(value) for key, value in raw.items()}
 
@@ -30,9 +34,8 @@ def test_any_other_stream_option_is_sent_on_so_that_the_vendor_can_refuse_it() -
 
 
 def test_usage_is_not_asked_for_where_stream_options_are_refused() -> None:
-    assert resolve(frozenset(), CHAT).ask_usage
-    assert not resolve(frozenset({Quirk.NO_STREAM_OPTIONS}), CHAT).ask_usage
-    assert not resolve(frozenset(), EMBEDDINGS).ask_usage
+    assert asks_usage(frozenset())
+    assert not asks_usage(frozenset({Quirk.NO_STREAM_OPTIONS.value}))
 
 
 @pytest.mark.parametrize(
@@ -60,9 +63,8 @@ def test_a_null_encoding_format_is_left_out_of_embeddings_only() -> None:
 @pytest.mark.parametrize(
     ("url", "names", "expected"),
     [
-        ("http://box:11434", {Quirk.V1_PATH}, "http://box:11434/v1"),
-        ("http://box:11434/", {Quirk.V1_PATH}, "http://box:11434/v1"),
-        ("http://box:11434/v1/", {Quirk.V1_PATH}, "http://box:11434/v1"),
+        ("http://box:11434", {Quirk.ROOT_PATH}, "http://box:11434"),
+        ("http://box:11434/v1/", {Quirk.ROOT_PATH}, "http://box:11434"),
         ("https://acme.openai.azure.com", {Quirk.OPENAI_V1_PATH}, "https://acme.openai.azure.com/openai/v1"),
         ("https://acme.openai.azure.com/openai/v1", {Quirk.OPENAI_V1_PATH}, "https://acme.openai.azure.com/openai/v1"),
         ("https://host", set(), "https://host"),
@@ -72,9 +74,35 @@ def test_a_base_url_of_a_host_alone_gets_the_vendors_path(url: str, names: set[Q
     assert base_url(url, frozenset(names)) == expected
 
 
+HISTORY = [
+    {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function"}, {"id": "abcdefgh1"}]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "x"},
+]
+
+
+@pytest.mark.parametrize("as_raw", [True, False])
+def test_tool_ids_become_short_and_stay_paired(as_raw: bool) -> None:
+    fields: Fields = {"messages": Raw(json.dumps(HISTORY).encode()) if as_raw else copy.deepcopy(HISTORY)}
+
+    for transform in transforms(frozenset({Quirk.SHORT_TOOL_IDS}), CHAT, "openai"):
+        transform(fields)
+
+    calls, result = fields["messages"]
+    short, kept = (call["id"] for call in calls["tool_calls"])
+    assert re.fullmatch("[a-zA-Z0-9]{9}", short)
+    assert result["tool_call_id"] == short
+    assert kept == "abcdefgh1"
+
+
+def test_messages_without_tool_calls_keep_their_exact_bytes() -> None:
+    fields = {"messages": b'[ {"role":"user", "content":"hi"} ]'}
+
+    assert apply(fields, Quirk.SHORT_TOOL_IDS) == fields
+
+
 def test_an_unknown_quirk_is_refused() -> None:
     with pytest.raises(ValueError, match="no_such_quirk"):
-        resolve(frozenset({"no_such_quirk"}), CHAT)
+        transforms(frozenset({"no_such_quirk"}), CHAT, "openai")
 
 
 @given(

@@ -1,37 +1,66 @@
-"""The tenant API in OpenAI's shape: chat completions, embeddings, models."""
+"""The tenant API: calls of models in every dialect that callers may speak, and the list of models."""
 
+from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 
+import msgspec
 from aiohttp import web
 
 from routerx import jsonx
 from routerx.dialects.base import CallerDialect
+from routerx.dialects.registry import ANTHROPIC, GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
 from routerx.domain.tenant import Tenant
-from routerx.errors import ModelNotFound
+from routerx.errors import ModelNotFound, NotFound
+from routerx.gateway.context import Inbound
 from routerx.gateway.pipeline import Gateway
 from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.http.inbound import Arrival, Door
+from routerx.jsonx import Raw
 from routerx.money import format_price_per_million
 
+Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 
-class OpenAIApi:
-    """Handlers of the /v1 routes."""
+_METHODS = {"generateContent": False, "streamGenerateContent": True}
+"""Methods of a model in Gemini's paths, and whether they stream."""
 
-    def __init__(self, gateway: Gateway, door: Door, dialect: CallerDialect) -> None:
+
+class TenantApi:
+    """Handlers of the tenants' routes."""
+
+    def __init__(self, gateway: Gateway, door: Door) -> None:
         self._gateway = gateway
         self._door = door
-        self._dialect = dialect
 
-    async def chat_completions(self, arrival: Arrival) -> web.StreamResponse:
-        return await self._serve(arrival, Operation.CHAT)
+    def calls(self, operation: Operation, dialect: CallerDialect) -> Handler:
+        """The handler of a route whose body says everything."""
 
-    async def embeddings(self, arrival: Arrival) -> web.StreamResponse:
-        return await self._serve(arrival, Operation.EMBEDDINGS)
+        async def handle(arrival: Arrival) -> web.StreamResponse:
+            return await self._serve(arrival, await self._door.receive(arrival, operation, dialect))
 
-    async def _serve(self, arrival: Arrival, operation: Operation) -> web.StreamResponse:
-        inbound = await self._door.receive(arrival, operation, self._dialect)
+        return handle
+
+    async def count_tokens(self, arrival: Arrival) -> web.StreamResponse:
+        """Anthropic's count of a prompt: the provider's own where it has one, else our estimate, which says so."""
+        inbound = await self._door.receive(arrival, Operation.COUNT_TOKENS, ANTHROPIC)
+        tokens = self._gateway.estimated_tokens(inbound)
+        if tokens is None:
+            return await self._serve(arrival, inbound)
+        headers = (("X-RouterX-Estimated", "true"),)
+        body = jsonx.encode({"input_tokens": tokens})
+        return WholeAnswer(arrival.request, "application/json", arrival.request_id, headers, body)
+
+    async def generate_content(self, arrival: Arrival, target: str) -> web.StreamResponse:
+        """Gemini's route, whose path names the model and the method: `gemini-2.5-pro:generateContent`."""
+        model, _, method = target.rpartition(":")
+        if method not in _METHODS or not model:
+            raise NotFound(f"There is no method {method[:64]!r} of models here; use {' or '.join(_METHODS)}.")
+        inbound = await self._door.receive(arrival, Operation.CHAT, GEMINI)
+        named = {"model": Raw(jsonx.encode(model)), "stream": Raw(b"true" if _METHODS[method] else b"false")}
+        return await self._serve(arrival, msgspec.structs.replace(inbound, path_fields=named))
+
+    async def _serve(self, arrival: Arrival, inbound: Inbound) -> web.StreamResponse:
         stream = CallerStream(arrival.request, arrival.request_id)
         try:
             answer = await self._gateway.serve(inbound, stream)

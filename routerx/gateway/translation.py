@@ -1,0 +1,229 @@
+"""Between the caller's wire and the provider's: the draft of a request on its way out, and the answer on its way back.
+
+Of one dialect on both ends: the caller's fields pass, and the provider's bytes. Of two: both ways go over the canonical
+values of the domain, and what the other side cannot take is counted, told in X-RouterX-Dropped or, where the policy
+says so, refused. Nothing here has been sent yet when it fails.
+"""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import msgspec
+
+from routerx.dialects.base import Aim, Asked, CallerDialect, Dialect, StreamTap
+from routerx.dialects.registry import dialect
+from routerx.dialects.tap import EventTap
+from routerx.domain.call import Candidate, Operation, Peek
+from routerx.domain.chat import ChatRequest, Media, MediaKind, Message, Part, ToolResult
+from routerx.domain.egress import EgressPolicy, Fetched
+from routerx.domain.embedding import EmbeddingRequest
+from routerx.domain.events import events_of
+from routerx.domain.policy import Translation
+from routerx.errors import InvalidParameter, TranslationLossy, UnsupportedOperation
+from routerx.gateway.context import RequestContext
+from routerx.providers.prepare import Draft
+from routerx.providers.quirks import asks_usage
+from routerx.providers.spec import Provider
+from routerx.providers.wires import wire_of
+
+URLS_MAX = 32
+"""Media that one request may have fetched for it."""
+
+
+Fetch = Callable[[str, frozenset[MediaKind], EgressPolicy], Awaitable[Fetched]]
+"""upstream.egress.Egress.fetch: raises MediaRefused or MediaUnavailable."""
+
+
+class Script(msgspec.Struct, frozen=True):
+    """How one candidate is spoken to, and how what it says is told to the caller."""
+
+    draft: Draft
+    dialect: Dialect
+    """The provider's."""
+    caller: CallerDialect
+    translates: bool
+    """The two differ."""
+    asked: Asked | None = None
+    """What a chat's answer is written for; None where bytes pass, and for embeddings."""
+    embedding: EmbeddingRequest | None = None
+    dropped: tuple[str, ...] = ()
+
+
+class Translator:
+    """Makes scripts. Holds the way out for what callers name by URL."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    async def script(self, ctx: RequestContext, candidate: Candidate) -> Script:
+        """The script of one attempt. Awaits only where a URL has to be fetched.
+
+        Raises InvalidParameter for a request that cannot be told to this provider, and MediaRefused or MediaUnavailable
+        for a URL that it would have to be given as bytes.
+        """
+        inbound, peek = ctx.inbound, ctx.peek
+        assert peek is not None
+        provider = ctx.snapshot.providers[candidate.endpoint.provider]
+        wire = wire_of(provider, peek.operation, inbound.dialect.name)
+        spoken = dialect(wire.dialect)
+        upstream_model = candidate.endpoint.upstream_model
+        path = spoken.path(peek.operation, upstream_model, stream=peek.stream)
+        if spoken is inbound.dialect:
+            ask_usage = (
+                peek.stream
+                and not peek.wants_usage
+                and peek.operation is Operation.CHAT
+                and asks_usage(provider.quirks)
+            )
+            draft = Draft(
+                peek.operation,
+                wire,
+                path,
+                peek.stream,
+                inbound.dialect.request_fields(ctx.fields, model=upstream_model, ask_usage=ask_usage),
+                _forwarded(inbound.headers, provider),
+                ask_usage,
+            )
+            return Script(draft, spoken, inbound.dialect, translates=False)
+        return await self._translated(
+            ctx, candidate, provider, spoken, Draft(peek.operation, wire, path, peek.stream, {})
+        )
+
+    async def _translated(
+        self, ctx: RequestContext, candidate: Candidate, provider: Provider, spoken: Dialect, draft: Draft
+    ) -> Script:
+        inbound, endpoint, peek = ctx.inbound, candidate.endpoint, ctx.peek
+        assert peek is not None
+        caller = inbound.dialect
+        aim = Aim(
+            model=endpoint.upstream_model,
+            output_tokens_max=endpoint.output_tokens_max,
+            capabilities=endpoint.capabilities,
+            ask_usage=draft.stream and asks_usage(provider.quirks),
+            reasoning_field=provider.reasoning_field,
+        )
+        asked = embedding = None
+        if draft.operation is Operation.CHAT:
+            request = canonical(ctx)
+            request = ctx.request = await self._inlined(request, spoken.target.inline_media, ctx.snapshot.server.egress)
+            asked = Asked(
+                request=request,
+                model=peek.model,
+                request_id=inbound.request_id,
+                created_s=inbound.started_ns // 1_000_000_000,
+            )
+            encoded = spoken.target.encode_request(request, aim)
+        elif draft.operation is Operation.EMBEDDINGS and caller.embedding_source and spoken.embedding_target:
+            embedding = caller.embedding_source.decode_request(ctx.fields)
+            encoded = spoken.embedding_target.encode_request(embedding, aim)
+        else:
+            raise UnsupportedOperation(
+                f"{provider.name} cannot do {draft.operation.value} in the format of this route."
+            )
+        assert ctx.plan is not None
+        if encoded.dropped and ctx.plan.policy.translation is Translation.STRICT:
+            raise TranslationLossy(
+                f"{provider.name} cannot take {', '.join(map(repr, encoded.dropped))}, and the policy "
+                f"{ctx.plan.policy.name!r} allows nothing to be dropped. Leave it out, or ask for another model.",
+                param=encoded.dropped[0],
+            )
+        draft = msgspec.structs.replace(draft, fields=encoded.fields)
+        return Script(draft, spoken, caller, True, asked, embedding, encoded.dropped)
+
+    async def _inlined(self, request: ChatRequest, kinds: frozenset[MediaKind], policy: EgressPolicy) -> ChatRequest:
+        """The request with the media of these kinds as bytes: every URL among them is fetched, once."""
+        wanted = {media.url: media.kind for media in _media(request) if media.url is not None and media.kind in kinds}
+        if not wanted:
+            return request
+        if len(wanted) > URLS_MAX:
+            raise InvalidParameter(
+                f"The request names {len(wanted)} URLs of media that would have to be fetched; at most {URLS_MAX} may."
+                " Send their bytes as data: URLs.",
+                param="messages",
+            )
+        fetched: dict[str, Fetched] = {}
+        for url, kind in wanted.items():
+            fetched[url] = await self._fetch(url, frozenset({kind}), policy)
+        return msgspec.structs.replace(
+            request, messages=tuple(_with_bytes(message, fetched) for message in request.messages)
+        )
+
+
+def canonical(ctx: RequestContext) -> ChatRequest:
+    """The caller's request in canonical form, decoded once. Raises InvalidParameter."""
+    if ctx.request is None:
+        ctx.request = ctx.inbound.dialect.source.decode_request(ctx.fields)
+    return ctx.request
+
+
+# --- the answer --------------------------------------------------------------------------------------------------
+
+
+def tell_whole(script: Script, body: bytes, request_id: str) -> tuple[bytes, tuple[str, ...]]:
+    """A provider's whole answer as the caller gets it, and what of it the caller's wire cannot say."""
+    if script.embedding is not None:
+        assert script.dialect.embedding_target is not None
+        assert script.caller.embedding_source is not None
+        vectors = script.dialect.embedding_target.decode_answer(body)
+        return script.caller.embedding_source.encode_answer(vectors, script.embedding), ()
+    assert script.asked is not None
+    answer = script.dialect.target.decode_answer(body, request_id)
+    return script.caller.source.encode_answer(answer, script.asked)
+
+
+def stream_tap(script: Script, peek: Peek, request_id: str) -> StreamTap:
+    """The tap of a stream from this provider to this caller."""
+    if not script.translates:
+        return script.caller.tap(peek, strip_usage=script.draft.strip_usage)
+    assert script.asked is not None
+    target = script.dialect.target
+    encoder = script.caller.source.encoder(script.asked)
+    return EventTap(target.decoder(request_id), target.splitter(), encoder, choices=peek.choices)
+
+
+def tell_as_stream(script: Script, tap: StreamTap, body: bytes, request_id: str) -> bytes:
+    """A whole answer, where a stream was asked for, as what of it may flow (FAULTS.md 38)."""
+    if isinstance(tap, EventTap) and script.translates:
+        return tap.tell(events_of(script.dialect.target.decode_answer(body, request_id)))
+    return tap.feed(script.caller.to_stream(body))
+
+
+def lost_in(tap: StreamTap) -> frozenset[str]:
+    """What a stream held that the caller's wire could not say."""
+    return tap.dropped if isinstance(tap, EventTap) else frozenset()
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _media(request: ChatRequest) -> Iterator[Media]:
+    for message in request.messages:
+        for part in message.parts:
+            if isinstance(part, Media):
+                yield part
+            elif isinstance(part, ToolResult):
+                yield from (item for item in part.parts if isinstance(item, Media))
+
+
+def _with_bytes(message: Message, fetched: Mapping[str, Fetched]) -> Message:
+    return msgspec.structs.replace(message, parts=tuple(_inline(part, fetched) for part in message.parts))
+
+
+def _inline(part: Part, fetched: Mapping[str, Fetched]) -> Part:
+    if isinstance(part, ToolResult):
+        inner = tuple(_inline_media(item, fetched) if isinstance(item, Media) else item for item in part.parts)
+        return msgspec.structs.replace(part, parts=inner)
+    return _inline_media(part, fetched) if isinstance(part, Media) else part
+
+
+def _inline_media(media: Media, fetched: Mapping[str, Fetched]) -> Media:
+    got = fetched.get(media.url) if media.url is not None else None
+    if got is None:
+        return media
+    return msgspec.structs.replace(media, mime=got.mime, data=b64encode(got.data).decode(), url=None)
+
+
+def _forwarded(headers: Mapping[str, str], provider: Provider) -> tuple[tuple[str, str], ...]:
+    if not headers or not provider.forward_headers:
+        return ()
+    return tuple((name, value) for name, value in headers.items() if name in provider.forward_headers)
