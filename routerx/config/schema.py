@@ -163,7 +163,7 @@ class ProviderEntry(Block):
     base_url: Annotated[Text | None, Field(description="Where its API begins, like https://host/v1.")] = None
     api_version: Annotated[
         Text | None,
-        Field(description="Set: calls go to /openai/deployments/MODEL/… with it, as older Azure resources want."),
+        Field(description="Set: calls go to /openai/deployments/MODEL/… with it in the query."),
     ] = None
     auth: Annotated[Auth | None, Field(description="The header that carries the key.")] = None
     keys: Annotated[

@@ -33,9 +33,9 @@ def presented_key(request: web.BaseRequest, extra_header: str | None) -> str | N
     headers = request.headers
     authorization = headers.get("Authorization")
     found = None if authorization is None else _bearer(authorization)
-    if "x-api-key" not in headers and extra_header is None:
+    if "x-api-key" not in headers and "x-goog-api-key" not in headers and extra_header is None:
         return found
-    others = headers.getall("x-api-key", [])
+    others = headers.getall("x-api-key", []) + headers.getall("x-goog-api-key", [])
     if extra_header is not None and extra_header.lower() != "authorization":
         others += [value.removeprefix("Bearer ").strip() for value in headers.getall(extra_header, ())]
     for other in others:

@@ -41,8 +41,10 @@ PRICE = {"input": 3, "cached_input": "0.5", "cache_write_5m": 5, "output": 7, "r
 FRESH, CACHED, WRITTEN, TEXT, REASONING = 3_000, 500, 5_000, 7_000, 11_000
 """The same in nano-USD per token."""
 
-HOST_ONLY = ("azure", "ollama")
+HOST_ONLY = ("azure",)
 """Configured without a path, which is then the preset's business."""
+COMPATIBLE = {"gemini": "/v1beta/openai", "ollama": "/v1"}
+"""Recorded on the OpenAI-compatible routes of vendors that are spoken to natively otherwise."""
 BASES = {"alibaba": "/compatible-mode/v1", "zai": "/api/paas/v4", "moonshot": "/v1", "compat-misc": "/v1"}
 """Vendors without a preset, spoken to as plain OpenAI-compatible servers."""
 ELSEWHERE = ("azure", "huggingface", "compat-misc")
@@ -142,8 +144,8 @@ def staged(up: str, fixtures: Iterable[Fixture], providers: Sequence[str]) -> Co
     value["providers"], value["models"] = {}, {}
     for fixture, name in zip(fixtures, providers, strict=True):
         vendor = fixture["provider"]
-        preset = find_preset(vendor)
-        path = urlsplit(preset.base_url or "").path if preset is not None else BASES[vendor]
+        preset = find_preset(vendor) if vendor not in COMPATIBLE else None
+        path = urlsplit(preset.base_url or "").path if preset is not None else (BASES | COMPATIBLE)[vendor]
         value["providers"][name] = {
             "preset": vendor if preset is not None else "generic-openai",
             "base_url": up + ("" if vendor in HOST_ONLY else path),
