@@ -105,8 +105,8 @@ READINGS: Mapping[Reading, MetricSpec] = MappingProxyType(
 )
 
 METRICS = (
-    *(REQUESTS, COST, HOUSE_COST, TOKENS, DURATION, TTFT, OVERHEAD, ATTEMPTS, RETRIES, FALLBACKS, FLAGS, BREAKER),
-    *(GENERATION, RELOAD_OK, RELOAD_FAILURES, LOOP_LAG, CLOSED, COMMIT),
+    *(REQUESTS, COST, HOUSE_COST, TOKENS, DURATION, TTFT, OVERHEAD, ATTEMPTS, RETRIES, FALLBACKS),
+    *(DROPPED, FLAGS, BREAKER, GENERATION, RELOAD_OK, RELOAD_FAILURES, LOOP_LAG, CLOSED, COMMIT),
     *READINGS.values(),
 )
 """Every metric of this program, for the documentation's test. The `process_` metrics are the client library's."""
