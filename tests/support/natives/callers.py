@@ -166,7 +166,7 @@ class ChatCaller(OfficialCaller):
 
     async def _ask(self, stream: bool, **fields: Any) -> tuple[Seen, Any]:
         if stream:
-            wish = {"stream_options": {"include_usage": True}}
+            wish: Any = {"stream_options": {"include_usage": True}}
             async with self._client.chat.completions.stream(**fields, **wish) as events:
                 async for _ in events:
                     pass
@@ -181,7 +181,7 @@ class ChatCaller(OfficialCaller):
         (choice,) = answer.choices
         message = choice.message
         calls = tuple(Call(one.function.name, json.loads(one.function.arguments)) for one in message.tool_calls or ())
-        finish: Finish = {"stop": "stop", "tool_calls": "tools"}[choice.finish_reason]
+        finishes: dict[str, Finish] = {"stop": "stop", "tool_calls": "tools"}
         extra = message.model_extra or {}
         signed = bool(extra.get("reasoning_details")) or any(one.model_extra for one in message.tool_calls or ())
         usage = answer.usage
@@ -195,7 +195,15 @@ class ChatCaller(OfficialCaller):
         if usage is not None:
             assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
         thought = extra.get("reasoning_content") or ""
-        return Seen(message.content or "", thought, calls, finish, told, getattr(message, "parsed", None), signed)
+        return Seen(
+            message.content or "",
+            thought,
+            calls,
+            finishes[choice.finish_reason],
+            told,
+            getattr(message, "parsed", None),
+            signed,
+        )
 
 
 def _plain(message: Any) -> dict[str, Any]:
@@ -374,12 +382,12 @@ class MessagesCaller(OfficialCaller):
             written,
             usage.output_tokens_details and usage.output_tokens_details.thinking_tokens,
         )
-        finish: Finish = {"end_turn": "stop", "tool_use": "tools"}[answer.stop_reason]
+        finishes: dict[str, Finish] = {"end_turn": "stop", "tool_use": "tools"}
         return Seen(
             "".join(one.text for one in answer.content if one.type == "text"),
             "".join(one.thinking for one in thoughts),
             tuple(Call(one.name, one.input) for one in answer.content if one.type == "tool_use"),
-            finish,
+            finishes[answer.stop_reason],
             told,
             getattr(answer, "parsed_output", None),
             any(one.signature for one in thoughts),
