@@ -31,14 +31,15 @@ def price_card(block: PriceBlock, kind: Kind | None, path: Path, problems: Probl
     a card that would give away output for want of a line, are problems.
     """
     picos = _picos(block, block.per, path, problems)
-    request_nano = _request_nano(block, (*path, "request"), problems)
+    request_nano = _nano(block.request, (*path, "request"), problems)
+    search_nano = _nano(block.search, (*path, "search"), problems)
     by_request_only = not picos and block.request is not None
     if not by_request_only:
         if block.input is None:
             problems.add(path, "has no price for input; write input: 0 if it is free", value=False)
         if block.output is None and kind is not Kind.EMBEDDING:
             problems.add(path, "has no price for output; write output: 0 if it is free", value=False)
-    card = PriceCard(**{"input_pico": 0, "output_pico": 0, **picos}, request_nano=request_nano)
+    card = PriceCard(**{"input_pico": 0, "output_pico": 0, **picos}, request_nano=request_nano, search_nano=search_nano)
     if block.long is None:
         return card
     long = {f"long_{field}": pico for field, pico in _picos(block.long, block.per, (*path, "long"), problems).items()}
@@ -68,11 +69,12 @@ def _pico(text: str, per: str, path: Path, problems: Problems) -> int:
         return 0
 
 
-def _request_nano(block: PriceBlock, path: Path, problems: Problems) -> int:
-    if block.request is None:
+def _nano(text: str | None, path: Path, problems: Problems) -> int:
+    """The price of one request or one search."""
+    if text is None:
         return 0
     try:
-        return parse_usd(block.request)
+        return parse_usd(text)
     except ValueError:
         problems.add(path, "has more than 9 decimals, or is out of range; the smallest step is 0.000000001 USD")
         return 0

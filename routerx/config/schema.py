@@ -210,6 +210,9 @@ class PriceBlock(Block):
     audio_output: Annotated[Price | None, Field(description="Audio output tokens; as output.")] = None
     image_output: Annotated[Price | None, Field(description="Image output tokens; as output.")] = None
     request: Annotated[Price | None, Field(description="Each request, whatever `per` says; 0.")] = None
+    search: Annotated[
+        Price | None, Field(description="Each web search the provider makes, whatever `per` says; 0.")
+    ] = None
     long: Annotated[LongPriceBlock | None, Field(description="Prices of requests with a long input.")] = None
 
 

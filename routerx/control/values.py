@@ -135,11 +135,12 @@ class CreatedTenant(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """One price: `usd` per `per`, and exactly the same as integer pico-USD per single token or request."""
+    """One price: `usd` per `per`, and exactly the same as integer pico-USD per single token, request or
+    search."""
 
     usd: str
     per: str
-    """`1M tokens` or `request`."""
+    """`1M tokens`, `request` or `search`."""
     pico: int
 
 

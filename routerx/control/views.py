@@ -32,6 +32,7 @@ from routerx.secrets import key_id
 
 PER_MILLION = "1M tokens"
 PER_REQUEST = "request"
+PER_SEARCH = "search"
 
 
 def iso_time(ns: int) -> str:
@@ -151,6 +152,8 @@ def price_view(card: PriceCard) -> dict[str, Rate]:
             rates[field.removesuffix("_pico")] = Rate(usd=format_price_per_million(value), per=PER_MILLION, pico=value)
         elif field == "request_nano" and value:
             rates["request"] = Rate(usd=format_usd(value), per=PER_REQUEST, pico=value * PICO_PER_NANO)
+        elif field == "search_nano" and value:
+            rates["search"] = Rate(usd=format_usd(value), per=PER_SEARCH, pico=value * PICO_PER_NANO)
     return rates
 
 

@@ -9,7 +9,7 @@ BP = 10_000  # Basis points in a whole.
 
 
 class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What one endpoint charges: pico-USD per token, nano-USD per request.
+    """What one endpoint charges: pico-USD per token, nano-USD per request and per web search.
 
     A bucket whose price is None is priced as its nearest kind: cache reads, cache writes, audio and image input as
     input; 1 h cache writes as 5 min ones; reasoning, audio and image output as output.
@@ -29,6 +29,7 @@ class PriceCard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     audio_out_pico: int | None = None
     image_out_pico: int | None = None
     request_nano: int = 0
+    search_nano: int = 0
     long_above_tokens: int | None = None
     long_input_pico: int | None = None
     long_output_pico: int | None = None
@@ -87,6 +88,8 @@ def usage_pico(usage: Usage, card: PriceCard) -> int:
         pico += usage.out_reasoning * _or(card.reasoning_pico, out)
     if usage.out_audio or usage.out_image:
         pico += usage.out_audio * _or(card.audio_out_pico, out) + usage.out_image * _or(card.image_out_pico, out)
+    if usage.searches:
+        pico += usage.searches * card.search_nano * PICO_PER_NANO
     return pico
 
 
@@ -102,7 +105,7 @@ def cost_nano(usage: Usage, terms: PriceSnapshot) -> int:
 
 def ceiling_nano(terms: PriceSnapshot, input_tokens: int, output_tokens: int) -> int:
     """The most that so many tokens can cost, in nano-USD: input at its dearest text price, because whether a prompt is
-    written to a cache is not known before."""
+    written to a cache is not known before. Web searches are not in it: nobody knows how many a provider will make."""
     card = terms.card.at(input_tokens)
     dearest = card.input_pico
     if card.cache_write_5m_pico is not None and card.cache_write_5m_pico > dearest:

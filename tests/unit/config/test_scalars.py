@@ -146,6 +146,26 @@ def test_a_price_by_request_alone_needs_no_token_prices():
     assert card == PriceCard(input_pico=0, output_pico=0, request_nano=10**9)
 
 
+def test_a_search_is_priced_in_usd_whatever_the_tokens_are_counted_by():
+    card, problems = card_of(input="1", output="2", search="$0.01", per="1k")
+    assert not problems
+    assert card == PriceCard(10**9, 2 * 10**9, search_nano=10_000_000)
+
+
+def test_a_search_priced_finer_than_the_ledger_counts_is_refused():
+    _, problems = card_of(input="1", output="2", search="0.0000000001")
+    assert len(problems) == 1
+    assert problems[0].startswith("configuration: pricing.m.search: has more than 9 decimals")
+
+
+def test_a_price_of_searches_alone_does_not_make_a_card():
+    _, problems = card_of(search="0.01")
+    assert [text.split(": ")[2] for text in problems] == [
+        "has no price for input; write input",
+        "has no price for output; write output",
+    ]
+
+
 def test_long_prices_stand_beside_the_plain_ones():
     problems = Problems()
     block = PriceBlock.model_validate({"input": "1", "output": "2", "long": {"above": "200k", "input": "3"}})
