@@ -24,6 +24,7 @@ from tests.support.natives.script import (
     scenario_of,
     size_of,
     tokens_of,
+    turn_of,
 )
 from tests.support.natives.server import KEY, Native, Reply, Sent, dumped
 from tests.support.natives.shapes import complaints
@@ -66,7 +67,7 @@ class Anthropic(Native):
         _check(body, hint, OLD if version == VERSIONS[0] else {})
         heard = _heard(sent)
         _check_thinking(body, heard)
-        answer, tokens = said(heard), self.tokens(heard.scenario, 1 if heard.results is None else 2)
+        answer, tokens = said(heard), self.tokens(heard.scenario, turn_of(heard))
         if not stream:
             return Reply(_whole(body["model"], answer, tokens))
         frames = tuple(_frame(event) for event in _events(_whole(body["model"], answer, tokens), tokens))

@@ -21,6 +21,7 @@ from tests.support.natives.script import (
     scenario_of,
     size_of,
     tokens_of,
+    turn_of,
     without,
 )
 from tests.support.natives.server import KEY, Native, Reply, Sent, dumped
@@ -72,7 +73,7 @@ class Gemini(Native):
         wish = _named(config.get("thinkingConfig") or {})
         if heard.scenario == "reasoning":
             refuse_unless(wish.get("thinkingBudget") != 0, "thinking is switched off")
-        answer, tokens = said(heard), self.tokens(heard.scenario, 1 if heard.results is None else 2)
+        answer, tokens = said(heard), self.tokens(heard.scenario, turn_of(heard))
         parts = _parts(answer, tells=wish.get("includeThoughts") is True)
         if not stream:
             return Reply(_whole(model, parts, tokens))

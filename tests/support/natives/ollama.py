@@ -19,6 +19,7 @@ from tests.support.natives.script import (
     scenario_of,
     size_of,
     tokens_of,
+    turn_of,
 )
 from tests.support.natives.server import Native, Reply, Sent, dumped
 from tests.support.natives.shapes import complaints
@@ -111,7 +112,7 @@ class Ollama(Native):
         thinks = body.get("think") not in (None, False)
         if heard.scenario == "reasoning":
             refuse_unless(thinks, "nobody asked to think")
-        answer, tokens = said(heard), self.tokens(heard.scenario, 1 if heard.results is None else 2)
+        answer, tokens = said(heard), self.tokens(heard.scenario, turn_of(heard))
         if body.get("stream") is False:
             return Reply(_line(body["model"], _message(answer)) | _end(tokens))
         return Reply(frames=tuple(_frames(body["model"], answer, tokens)), content_type="application/x-ndjson")

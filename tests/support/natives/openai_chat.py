@@ -25,6 +25,7 @@ from tests.support.natives.script import (
     scenario_of,
     size_of,
     tokens_of,
+    turn_of,
     without,
 )
 from tests.support.natives.server import KEY, Native, Reply, Sent, arguments_of, dumped
@@ -56,7 +57,7 @@ class OpenAIChat(Native):
         heard = _heard(body)
         if heard.scenario == "reasoning":
             refuse_unless(body.get("reasoning_effort") is not None, "nobody asked to think")
-        answer, usage = said(heard), _usage(self.tokens(heard.scenario, 1 if heard.results is None else 2))
+        answer, usage = said(heard), _usage(self.tokens(heard.scenario, turn_of(heard)))
         if not stream:
             return Reply(_whole(body["model"], answer, usage))
         asked = (body.get("stream_options") or {}).get("include_usage") is True

@@ -25,6 +25,7 @@ from tests.support.natives.script import (
     scenario_of,
     size_of,
     tokens_of,
+    turn_of,
     without,
 )
 from tests.support.natives.server import KEY, Native, Reply, Sent, arguments_of, dumped
@@ -58,7 +59,7 @@ class OpenAIResponses(Native):
         if heard.scenario == "reasoning":
             refuse_unless((body.get("reasoning") or {}).get("effort") is not None, "nobody asked to think")
         answer = said(heard)
-        whole = _whole(body, answer, _usage(self.tokens(heard.scenario, 1 if heard.results is None else 2)))
+        whole = _whole(body, answer, _usage(self.tokens(heard.scenario, turn_of(heard))))
         if not stream:
             return Reply(whole)
         frames = tuple(_frame(place, event) for place, event in enumerate(_events(whole)))
