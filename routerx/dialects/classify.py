@@ -191,6 +191,16 @@ def failure_in_band(value: Any, *, otherwise: FailureKind, table: ErrorTable = C
     return _failure(kind, report, status=status, wait_s=retry_after_s({}, report.retry_hint))
 
 
+def foreign(content_type: str, body: bytes = b"?") -> Failure:
+    """A 200 whose body is no answer of the wire at all; an empty one is called that."""
+    if not body.strip():
+        return Failure(FailureKind.EMPTY, "The provider sent an empty body.")
+    label = clean(content_type, 64) or "none"
+    return Failure(
+        FailureKind.BAD_CONTENT_TYPE, f"The provider sent something that is no answer (content type: {label})."
+    )
+
+
 def _kind(status: int, report: _Report, table: ErrorTable) -> FailureKind:
     for code in map(_snake, report.codes):
         if code in table.codes:

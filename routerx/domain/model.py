@@ -28,6 +28,8 @@ class Capability(StrEnum):
     AUDIO = "audio"
     JSON_SCHEMA = "json_schema"
     REASONING = "reasoning"
+    ADAPTIVE_REASONING = "adaptive_reasoning"
+    """Decides by itself how much to think: takes an effort, and no budget of tokens. Not a filter."""
     PREFILL = "prefill"
     """Goes on from an assistant message that stands last. Not a filter: see dialects.base.Aim."""
 

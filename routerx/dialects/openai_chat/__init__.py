@@ -9,19 +9,49 @@ from typing import Any, Final
 import msgspec
 
 from routerx.dialects import classify
-from routerx.dialects.base import ChatSource, ChatTarget, Dialect, EmbeddingSource, EmbeddingTarget, Reply, StreamTap
+from routerx.dialects.base import (
+    Aim,
+    Asked,
+    CallerDialect,
+    ChatSource,
+    ChatTarget,
+    EmbeddingSource,
+    EmbeddingTarget,
+    Encoded,
+    Reply,
+    Splitter,
+    StreamDecoder,
+    StreamEncoder,
+    StreamTap,
+)
 from routerx.dialects.leniently import ABSENT, decode_or_none
-from routerx.dialects.openai_chat import errors
+from routerx.dialects.openai_chat import embeddings, errors
+from routerx.dialects.openai_chat.answer import encode_answer
 from routerx.dialects.openai_chat.chunks import Answer, Embeddings, message_bytes
 from routerx.dialects.openai_chat.peek import peek_chat, peek_embeddings, request_fields
+from routerx.dialects.openai_chat.request import decode_request
+from routerx.dialects.openai_chat.stream import Decoder, Encoder, decode_answer
 from routerx.dialects.openai_chat.tap import OpenAITap, to_stream
+from routerx.dialects.openai_chat.target import encode_request
 from routerx.dialects.openai_chat.usage import UsageReader
+from routerx.dialects.sse import FrameSplitter
+from routerx.domain import chat as canonical
 from routerx.domain.call import Operation, Peek
+from routerx.domain.chat import ChatRequest, MediaKind
 from routerx.domain.failure import Failure, FailureKind
 from routerx.errors import RouterXError
 from routerx.jsonx import Raw
 
-_PATHS = {Operation.CHAT: "/chat/completions", Operation.EMBEDDINGS: "/embeddings"}
+_PATHS = {
+    Operation.CHAT: "/chat/completions",
+    Operation.EMBEDDINGS: "/embeddings",
+    Operation.COMPLETIONS: "/completions",
+    Operation.IMAGES: "/images/generations",
+    Operation.SPEECH: "/audio/speech",
+    Operation.TRANSCRIPTIONS: "/audio/transcriptions",
+    Operation.MODERATIONS: "/moderations",
+    Operation.RERANK: "/rerank",
+}
 
 _answer_decoder = msgspec.json.Decoder(Answer)
 _embeddings_decoder = msgspec.json.Decoder(Embeddings)
@@ -29,13 +59,44 @@ _any_decoder = msgspec.json.Decoder()
 _EMPTY_ARRAY = Raw(b"[]")
 
 
+class _Source:
+    """See dialects.base.ChatSource."""
+
+    def decode_request(self, fields: Mapping[str, Raw]) -> ChatRequest:
+        return decode_request(fields)
+
+    def encode_answer(self, answer: canonical.Answer, asked: Asked) -> tuple[bytes, tuple[str, ...]]:
+        return encode_answer(answer, asked)
+
+    def encoder(self, asked: Asked) -> StreamEncoder:
+        return Encoder(asked)
+
+
+class _Target:
+    """See dialects.base.ChatTarget."""
+
+    inline_media: frozenset[MediaKind] = frozenset({MediaKind.AUDIO, MediaKind.FILE})
+
+    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
+        return encode_request(request, aim)
+
+    def decode_answer(self, body: bytes, seed: str) -> canonical.Answer:
+        return decode_answer(body, seed)
+
+    def decoder(self, seed: str) -> StreamDecoder:
+        return Decoder(seed)
+
+    def splitter(self) -> Splitter:
+        return FrameSplitter()
+
+
 class OpenAIChat:
     """See dialects.base.Dialect. Holds no state."""
 
     name = "openai"
-    source: ChatSource | None = None
-    target: ChatTarget | None = None
-    embedding_source: EmbeddingSource | None = None
+    source: ChatSource = _Source()
+    target: ChatTarget = _Target()
+    embedding_source: EmbeddingSource | None = embeddings.Embeddings()
     embedding_target: EmbeddingTarget | None = None
 
     # --- request
@@ -84,7 +145,7 @@ class OpenAIChat:
         return errors.error_frames(error, request_id, response_id)
 
 
-OPENAI: Final[Dialect] = OpenAIChat()
+OPENAI: Final[CallerDialect] = OpenAIChat()
 
 
 def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
@@ -110,7 +171,7 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
 def _read_embeddings(body: bytes, content_type: str) -> Reply | Failure:
     answer = decode_or_none(_embeddings_decoder, body)
     if answer is None:
-        return _foreign(content_type)
+        return classify.foreign(content_type)
     if answer.error:
         return classify.failure_in_band(answer.error, otherwise=FailureKind.ERROR_IN_200)
     if answer.data in (ABSENT, _EMPTY_ARRAY):
@@ -128,26 +189,19 @@ def _read_array(body: bytes, content_type: str) -> Failure:
     items = decode_or_none(_any_decoder, body)
     if isinstance(items, list) and items and isinstance(items[0], dict) and items[0].get("error"):
         return classify.failure_in_band(items, otherwise=FailureKind.ERROR_IN_200)
-    return _foreign(content_type)
+    return classify.foreign(content_type)
 
 
 def _in_disguise(body: bytes, content_type: str) -> Failure:
     """A JSON object with nothing in it that answers: a flat error, an empty answer or somebody else's page."""
     value: Any = decode_or_none(_any_decoder, body)
     if not isinstance(value, dict):
-        return _foreign(content_type)
+        return classify.foreign(content_type)
     if "choices" not in value and (value.get("detail") or value.get("object") == "error" or "message" in value):
         return classify.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200)
     if value.get("choices"):
-        return _foreign(content_type)
+        return classify.foreign(content_type)
     return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
-
-
-def _foreign(content_type: str) -> Failure:
-    label = classify.clean(content_type, 64) or "none"
-    return Failure(
-        FailureKind.BAD_CONTENT_TYPE, f"The provider sent something that is no answer (content type: {label})."
-    )
 
 
 def _model(value: Any) -> str | None:

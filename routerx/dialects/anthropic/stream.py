@@ -1,0 +1,404 @@
+"""Streams of Messages as events, both ways; a whole answer is read by the same steps."""
+
+from collections.abc import Iterator, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from routerx import jsonx
+from routerx.dialects.anthropic.answer import call_block, citation, opening, stopping, thought
+from routerx.dialects.anthropic.errors import TABLE
+from routerx.dialects.anthropic.request import ORIGIN
+from routerx.dialects.anthropic.usage import UsageReader, usage_object
+from routerx.dialects.base import Asked, Frame
+from routerx.dialects.classify import failure_in_band
+from routerx.dialects.leniently import decode_or_none
+from routerx.domain.chat import Answer, Choice, Citation, Finish, Opaque, Reasoning, ToolCall
+from routerx.domain.events import (
+    Began,
+    Cited,
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    MediaMade,
+    OpaqueMade,
+    ReasoningDelta,
+    ReasoningSigned,
+    RefusalDelta,
+    Reported,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+    fold,
+)
+from routerx.domain.failure import Failure, FailureKind
+from routerx.domain.usage import Usage
+
+FINISHES = MappingProxyType(
+    {
+        "end_turn": Finish.STOP,
+        "stop_sequence": Finish.STOP,
+        "pause_turn": Finish.STOP,
+        "compaction": Finish.STOP,
+        "max_tokens": Finish.LENGTH,
+        "model_context_window_exceeded": Finish.LENGTH,
+        "tool_use": Finish.TOOL_CALLS,
+        "refusal": Finish.CONTENT_FILTER,
+    }
+)
+_any_decoder = msgspec.json.Decoder()
+
+
+# --- from providers ----------------------------------------------------------------------------------------------
+
+
+def decode_answer(body: bytes, seed: str) -> Answer:
+    """See dialects.base.ChatTarget. Ids are the vendor's own; the seed is not needed."""
+    value = decode_or_none(_any_decoder, body)
+    message = value if isinstance(value, dict) else {}
+    decoder = Decoder()
+    events = list(decoder.begin(message))
+    content = message.get("content")
+    for index, block in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(block, dict):
+            events += decoder.open(index, block, whole=True)
+            events += decoder.close(index)
+    events += decoder.stop(message)
+    events += decoder.report(message.get("usage"))
+    return fold(events)
+
+
+class Decoder:
+    """See dialects.base.StreamDecoder."""
+
+    end_mark = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+    def __init__(self) -> None:
+        self._began = False
+        self._calls = 0
+        self._open: dict[Any, _Block] = {}
+        self._finished = False
+        self._reports = UsageReader()
+
+    def feed(self, frame: Frame) -> Sequence[Event]:
+        data = frame.data
+        if not data or data.strip() == b"[DONE]":  # Some compatible servers add another wire's end mark.
+            return ()
+        value = decode_or_none(_any_decoder, data)
+        if not isinstance(value, dict):
+            return [Failed(Failure(FailureKind.INVALID_CHUNK, "The provider sent an event that is no message event."))]
+        return list(self._read(value))
+
+    def finish(self) -> Sequence[Event]:
+        return ()
+
+    def _read(self, value: dict[str, Any]) -> Iterator[Event]:
+        match value.get("type"):
+            case "message_start":
+                message = value.get("message")
+                if isinstance(message, dict) and not self._began:
+                    yield from self.begin(message)
+                    yield from self.report(message.get("usage"))
+            case "content_block_start":
+                block = value.get("content_block")
+                if isinstance(block, dict):
+                    yield from self.open(value.get("index"), block, whole=False)
+            case "content_block_delta":
+                delta = value.get("delta")
+                if isinstance(delta, dict):
+                    yield from self._delta(value.get("index"), delta)
+            case "content_block_stop":
+                yield from self.close(value.get("index"))
+            case "message_delta":
+                yield from self.report(value.get("usage"))
+                delta = value.get("delta")
+                if isinstance(delta, dict):
+                    yield from self.stop(delta)
+            case "message_stop":
+                yield Ended()
+            case "error":
+                yield Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM, table=TABLE))
+
+    # --- steps, of a stream and of a whole answer
+
+    def begin(self, message: dict[str, Any]) -> Iterator[Event]:
+        self._began = True
+        yield Began(_text(message.get("id")), _text(message.get("model")))
+
+    def report(self, usage: Any) -> Iterator[Event]:
+        before = self._reports.usage, self._reports.anomaly
+        self._reports.read(usage)
+        if (self._reports.usage, self._reports.anomaly) != before:
+            yield Reported(self._reports.usage, self._reports.anomaly)
+
+    def open(self, index: Any, block: dict[str, Any], *, whole: bool) -> Iterator[Event]:
+        if not self._began:
+            yield from self.begin({})
+        kind = block.get("type")
+        state = _Block(str(kind), block)
+        self._open[index] = state
+        match kind:
+            case "text":
+                yield from self._text(block)
+            case "thinking":
+                if thinking := _text(block.get("thinking")):
+                    yield ReasoningDelta(thinking)
+                state.signature = _text(block.get("signature")) or ""
+            case "redacted_thinking":
+                state.signature = _text(block.get("data")) or ""
+            case "tool_use":
+                state.call = self._calls
+                self._calls += 1
+                id_ = _text(block.get("id")) or f"toolu_{state.call}"
+                yield ToolCallStarted(state.call, id_, _text(block.get("name")) or "")
+                if whole or block.get("input"):
+                    # In a stream the input is an empty object, whose text follows in pieces.
+                    state.json = jsonx.encode(block.get("input") or {}).decode()
+                    yield ToolCallDelta(state.call, state.json)
+
+    def _text(self, block: dict[str, Any]) -> Iterator[Event]:
+        if text := _text(block.get("text")):
+            yield TextDelta(text)
+        citations = block.get("citations")
+        for one in citations if isinstance(citations, list) else ():
+            yield from _cited(one)
+
+    def _delta(self, index: Any, delta: dict[str, Any]) -> Iterator[Event]:
+        state = self._open.get(index)
+        if state is None:
+            return
+        match delta.get("type"):
+            case "text_delta":
+                if text := _text(delta.get("text")):
+                    yield TextDelta(text)
+            case "citations_delta":
+                yield from _cited(delta.get("citation"))
+            case "thinking_delta":
+                if thinking := _text(delta.get("thinking")):
+                    yield ReasoningDelta(thinking)
+            case "signature_delta":
+                state.signature += _text(delta.get("signature")) or ""
+            case "input_json_delta":
+                piece = _text(delta.get("partial_json"))
+                if piece is not None:
+                    state.json += piece
+                    if state.call is not None:
+                        yield ToolCallDelta(state.call, piece)
+
+    def close(self, index: Any) -> Iterator[Event]:
+        state = self._open.pop(index, None)
+        if state is None:
+            return
+        match state.kind:
+            case "text":
+                pass
+            case "thinking" | "redacted_thinking":
+                redacted = state.kind == "redacted_thinking"
+                if state.signature:
+                    yield ReasoningSigned(state.signature, ORIGIN, redacted)
+            case "tool_use":
+                assert state.call is not None
+                if not state.json:
+                    yield ToolCallDelta(state.call, "{}")
+                yield ToolCallEnded(state.call)
+            case kind:
+                yield OpaqueMade(Opaque(ORIGIN, kind, state.value()))
+
+    def stop(self, message: dict[str, Any]) -> Iterator[Event]:
+        """The end of a message, or of a stream's one."""
+        native = _text(message.get("stop_reason"))
+        if native is None or self._finished:
+            return
+        self._finished = True
+        for index in list(self._open):
+            yield from self.close(index)
+        finish = FINISHES.get(native, Finish.OTHER)
+        if finish is Finish.STOP and self._calls and native == "end_turn":
+            finish = Finish.TOOL_CALLS
+        yield Finished(finish, native, _text(message.get("stop_sequence")))
+
+
+class _Block:
+    """A content block that is being told."""
+
+    __slots__ = ("_opened", "call", "json", "kind", "signature")
+
+    def __init__(self, kind: str, opened: dict[str, Any]) -> None:
+        self.kind = kind
+        self.call: int | None = None
+        self.json = ""
+        self.signature = ""
+        self._opened = opened
+
+    def value(self) -> msgspec.Raw:
+        """A block of a kind that only this wire knows, whole."""
+        if not self.json:
+            return msgspec.Raw(jsonx.encode(self._opened))
+        parsed = decode_or_none(_any_decoder, self.json.encode("utf-8", "replace"))
+        return msgspec.Raw(jsonx.encode({**self._opened, "input": parsed}))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _cited(value: Any) -> Iterator[Event]:
+    """Sources with an address; places inside the caller's own documents mean nothing elsewhere."""
+    if isinstance(value, dict) and (url := _text(value.get("url"))):
+        yield Cited(Citation(url, _text(value.get("title")), _text(value.get("cited_text"))))
+
+
+# --- to callers --------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """See dialects.base.StreamEncoder. Blocks follow each other on this wire, so what is told of a second tool call
+    while the first is open waits for its turn."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.dropped: set[str] = {"n"} if asked.request.choices > 1 else set()
+        self._asked = asked
+        self._started = False
+        self._index = 0
+        self._open: str | None = None
+        """What the open block is: `text`, `thinking` or `tool`."""
+        self._call: int | None = None
+        self._waiting: list[Event] = []
+        """Of other tool calls than the open one, and what came behind them."""
+        self._finished: Finished | None = None
+        self._usage: Usage | None = None
+        self._began = Began()
+
+    def encode(self, event: Event) -> bytes:
+        match event:
+            case Began():
+                self._began = event
+                return b""
+            case Reported():
+                self._usage = event.usage
+                return b""
+            case Finished():
+                if event.choice == 0:
+                    self._finished = event
+                return b""
+            case Ended() | Failed():
+                return b""
+        if event.choice:  # One choice is all this wire has.
+            return b""
+        return self._start() + self._in_turn(event)
+
+    def end(self) -> bytes:
+        frames = self._start() + self._release(at_end=True) + self._close()
+        end = self._finished if self._finished is not None else Finished(Finish.STOP)
+        choice = Choice((), end.finish, end.native, end.stop_sequence)
+        usage = usage_object(self._usage if self._usage is not None else Usage())
+        frames += _frame("message_delta", delta=stopping(choice), usage=usage)
+        return frames + Decoder.end_mark
+
+    def _start(self) -> bytes:
+        if self._started:
+            return b""
+        self._started = True
+        message = opening(self._began.id, self._began.model, self._asked)
+        usage = self._usage if self._usage is not None else Usage()
+        message["usage"] = usage_object(msgspec.structs.replace(usage, out_text=0, out_reasoning=0))
+        return _frame("message_start", message=message)
+
+    # --- the order of blocks
+
+    def _in_turn(self, event: Event) -> bytes:
+        own = isinstance(event, ToolCallDelta | ToolCallEnded) and event.index == self._call
+        if self._call is not None and not own:
+            self._waiting.append(event)
+            return b""
+        frames = self._tell(event)
+        return frames + self._release(at_end=False) if isinstance(event, ToolCallEnded) else frames
+
+    def _release(self, *, at_end: bool) -> bytes:
+        """Tell what has waited, as far as it goes: the next call opens, and its own events follow it."""
+        frames = b""
+        while self._waiting and (self._call is None or at_end or self._has_more()):
+            place = self._next()
+            if place is None:
+                frames += self._close()
+                continue
+            frames += self._tell(self._waiting.pop(place))
+        return frames
+
+    def _has_more(self) -> bool:
+        return self._next() is not None
+
+    def _next(self) -> int | None:
+        """Which of the waiting events may be told now; None where the open call has none."""
+        if self._call is None:
+            return 0
+        for place, event in enumerate(self._waiting):
+            if isinstance(event, ToolCallDelta | ToolCallEnded) and event.index == self._call:
+                return place
+        return None
+
+    # --- blocks
+
+    def _tell(self, event: Event) -> bytes:
+        match event:
+            case TextDelta() | RefusalDelta():
+                return self._ensure("text") + self._delta(type="text_delta", text=event.text)
+            case Cited():
+                return self._ensure("text") + self._delta(type="citations_delta", citation=citation(event.citation))
+            case ReasoningDelta():
+                return self._ensure("thinking") + self._delta(type="thinking_delta", thinking=event.text)
+            case ReasoningSigned():
+                return self._sign(event)
+            case ToolCallStarted():
+                call = ToolCall(event.id, event.name, "{}", event.signature, event.origin)
+                frames = self._close() + self._begin_block("tool", call_block(call) | {"input": {}})
+                self._call = event.index
+                return frames
+            case ToolCallDelta():
+                return self._delta(type="input_json_delta", partial_json=event.arguments)
+            case ToolCallEnded():
+                return self._close()
+            case OpaqueMade(part=part) if part.origin == ORIGIN:
+                return self._close() + self._begin_block("opaque", part.value) + self._close()
+            case OpaqueMade():
+                self.dropped.add(event.part.type)
+            case MediaMade():
+                self.dropped.add("media")
+        return b""
+
+    def _sign(self, event: ReasoningSigned) -> bytes:
+        part = thought(Reasoning("", event.signature, event.origin, event.redacted, event.id))
+        if event.redacted:
+            return self._close() + self._begin_block("opaque", part) + self._close()
+        frames = self._ensure("thinking")
+        if part["signature"]:
+            frames += self._delta(type="signature_delta", signature=part["signature"])
+        return frames + self._close()
+
+    def _ensure(self, kind: str) -> bytes:
+        if self._open == kind:
+            return b""
+        empty = {"type": "text", "text": ""} if kind == "text" else {"type": kind, "thinking": "", "signature": ""}
+        return self._close() + self._begin_block(kind, empty)
+
+    def _begin_block(self, kind: str, block: Any) -> bytes:
+        self._open = kind
+        return _frame("content_block_start", index=self._index, content_block=block)
+
+    def _delta(self, **delta: Any) -> bytes:
+        return _frame("content_block_delta", index=self._index, delta=delta)
+
+    def _close(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = self._call = None
+        frame = _frame("content_block_stop", index=self._index)
+        self._index += 1
+        return frame
+
+
+def _frame(kind: str, **fields: Any) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + jsonx.encode({"type": kind, **fields}) + b"\n\n"

@@ -1,0 +1,85 @@
+"""How much a model is to think, as this wire says it, and what does not go together with thinking.
+
+Facts of Anthropic's documentation of extended and adaptive thinking: a budget is at least 1,024 tokens and below
+`max_tokens`; with thinking on, tools cannot be forced, temperature and top_k are not taken and top_p is at least 0.95;
+and in an open round of tools the assistant's turn must begin with the thought that was signed. Newer models decide by
+themselves how much to think and take an effort in place of a budget.
+"""
+
+from typing import Any
+
+from routerx.dialects.base import Aim
+from routerx.dialects.effort import budget_of, effort_of
+from routerx.domain.chat import ChatRequest, Message, Reasoning, ReasoningWish, Role, ToolCall
+from routerx.domain.model import Capability
+
+BUDGET_MIN = 1_024
+TOP_P_MIN = 0.95
+
+_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
+
+
+def put_thinking(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped: set[str]) -> None:
+    """Add `thinking` (and `output_config.effort`) to the fields of a request that are otherwise complete."""
+    wish = request.reasoning
+    if wish is None:
+        return
+    if wish.effort == "none" or wish.budget_tokens == 0:
+        if Capability.REASONING in aim.capabilities:
+            fields["thinking"] = {"type": "disabled"}
+        return
+    forced = fields.get("tool_choice", {}).get("type") in ("any", "tool")
+    if Capability.REASONING not in aim.capabilities or forced:
+        dropped.add("reasoning_effort")
+        return
+    if Capability.ADAPTIVE_REASONING in aim.capabilities:
+        _adapt(fields, wish)
+    elif not _budget(fields, request, wish, aim):
+        dropped.add("reasoning_effort")
+        return
+    _make_room(fields, dropped)
+
+
+def _adapt(fields: dict[str, Any], wish: ReasoningWish) -> None:
+    fields["thinking"] = {"type": "adaptive"}
+    if wish.visible is not False:
+        fields["thinking"]["display"] = "summarized"
+    effort = wish.effort if wish.budget_tokens is None else effort_of(wish.budget_tokens)
+    if effort is not None:
+        fields["output_config"] = {**fields.get("output_config", {}), "effort": _EFFORTS[effort]}
+
+
+def _budget(fields: dict[str, Any], request: ChatRequest, wish: ReasoningWish, aim: Aim) -> bool:
+    """False where there is no room to think, or a round of tools is open whose thought was not signed here."""
+    ceiling = fields["max_tokens"]
+    budget = wish.budget_tokens
+    if budget is None:
+        budget = budget_of(wish.effort or "medium", aim.output_tokens_max)
+    # The ceiling is what the caller is ready to pay for, so it is the budget that gives way.
+    budget = max(BUDGET_MIN, min(budget, ceiling - 1, ceiling * 4 // 5))
+    if budget >= ceiling or _is_unsigned(request.messages):
+        return False
+    fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    return True
+
+
+def _is_unsigned(messages: tuple[Message, ...]) -> bool:
+    if not messages or messages[-1].role is not Role.TOOL:
+        return False
+    for message in reversed(messages):
+        if message.role is Role.ASSISTANT and any(isinstance(part, ToolCall) for part in message.parts):
+            first = message.parts[0]
+            return not (isinstance(first, Reasoning) and first.origin == "anthropic" and first.signature)
+        if message.role is Role.USER:
+            return False
+    return False
+
+
+def _make_room(fields: dict[str, Any], dropped: set[str]) -> None:
+    for key in ("temperature", "top_k"):
+        if key in fields and fields[key] != 1:
+            dropped.add(key)
+        fields.pop(key, None)
+    if "top_p" in fields and fields["top_p"] < TOP_P_MIN:
+        del fields["top_p"]
+        dropped.add("top_p")

@@ -1,0 +1,58 @@
+"""Opaque signatures of one vendor, carried through a wire that has no place for them.
+
+A caller returns an assistant's message as it got it; what another vendor signed must come back with it. So it travels
+in the wire's own signature, marked with whose it is, or, for a tool call, in the call's id, which every client keeps.
+"""
+
+import base64
+import binascii
+
+_MARK = "rx1."
+_IN_ID = "--rx1-"
+
+
+def pack(origin: str, signature: str, id: str | None = None) -> str:  # noqa: A002 (the wire's own word)
+    """One text that unpack() takes apart again."""
+    return f"{_MARK}{origin}.{_encode(id or '')}.{signature}"
+
+
+def unpack(text: str) -> tuple[str, str, str | None] | None:
+    """(origin, signature, id) of a packed text; None for any other."""
+    if not text.startswith(_MARK):
+        return None
+    pieces = text[len(_MARK) :].split(".", 2)
+    if len(pieces) != 3:
+        return None
+    origin, packed_id, signature = pieces
+    found = _decode(packed_id)
+    return None if found is None else (origin, signature, found or None)
+
+
+def pack_call_id(id: str, origin: str | None, signature: str | None) -> str:  # noqa: A002
+    """A tool call's id that also holds a signature: letters, digits, `_` and `-` where the id has no others."""
+    if signature is None or origin is None:
+        return id
+    return f"{id}{_IN_ID}{origin}-{_encode(signature)}"
+
+
+def unpack_call_id(id: str) -> tuple[str, str | None, str | None]:  # noqa: A002
+    """(id, origin, signature); the latter two are None for an id that holds none."""
+    plain, mark, packed = id.rpartition(_IN_ID)
+    if not mark:
+        return id, None, None
+    origin, dash, encoded = packed.partition("-")
+    signature = _decode(encoded)
+    if not dash or not signature:
+        return id, None, None
+    return plain, origin, signature
+
+
+def _encode(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
+
+
+def _decode(text: str) -> str | None:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("utf-8", "surrogatepass")
+    except (binascii.Error, ValueError):
+        return None
