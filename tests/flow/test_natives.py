@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.natives import KEY, Anthropic, Gemini, Native, Ollama, OpenAIChat, OpenAIResponses
+from tests.support.natives import KEY, Anthropic, Gemini, Native, Ollama, OpenAIChat, OpenAIResponses, Sent
 from tests.support.natives.anthropic import SIGNATURE
 from tests.support.natives.callers import (
     ChatCaller,
@@ -30,9 +30,12 @@ from tests.support.natives.script import (
     THOUGHT,
     TRIP,
     WIDTH,
+    Refused,
     seen_text,
     told_text,
 )
+from tests.support.oracle import recorded, tool
+from tests.support.traffic import needs_traffic
 
 PAIRS: list[tuple[type[OfficialCaller], type[Native]]] = [
     (ChatCaller, OpenAIChat),
@@ -136,7 +139,6 @@ REFUSED: list[tuple[type[Native], dict[str, Any], str]] = [
     (Gemini, {"contents": []}, "not specified"),
     (Gemini, {"contents": [{"role": "assistant", "parts": [{"text": "x"}]}]}, "first content"),
     (Gemini, {"contents": [{"role": "user", "parts": [{"text": "x", "odd": 1}]}]}, "odd"),
-    (Gemini, {"contents": [{"role": "user", "parts": [{"text": ""}]}]}, "empty text"),
     (Gemini, {"generationConfig": {"maxTokens": 3}}, "maxTokens"),
     (
         Gemini,
@@ -202,6 +204,39 @@ async def test_fake_refuses_a_caller_without_a_key(fake: Any) -> None:
     async with fake() as native:
         status, _ = await ask(native, ASKS[fake][1], {"anthropic-version": "2023-06-01"})
         assert (status, native.refusals) == (400, ["no API key"])
+
+
+STRICTER = {
+    # Where the fakes ask for more than the vendor does, and why.
+    "signature": "the fake knows its own only",
+    "roles do not alternate": "the vendor merges turns now; it did not, and who else speaks its wire may not",
+    "the first message is not the user's": "the same",
+    "task_budget is unknown": "a beta, which the client's types have apart",
+    "tools is {": "a vendor's leniency: an object where its type is a list",
+}
+
+
+@needs_traffic
+@pytest.mark.parametrize(("fake", "api"), [(Anthropic, "anthropic.messages"), (Gemini, "gemini.generate")])
+def test_fake_takes_what_its_vendor_took(fake: Any, api: str) -> None:
+    """Recorded requests, of those that an OpenAI client could have meant."""
+    problems, count = [], 0
+    for fixture in recorded(api):
+        body = fixture["request_body"]
+        if fixture["status"] != 200 or fixture["provider"] != fake.name or not isinstance(body, dict):
+            continue
+        _, losses = tool("reqoracle").to_openai(fixture)
+        if tool("reqoracle").hard(losses) or {"thinking_block", "empty_assistant"} & set(losses):
+            continue
+        body = {name: value for name, value in body.items() if name != "model"}
+        body |= {"model": "m-any"} if fake is Anthropic else {}
+        path = "/v1/messages" if fake is Anthropic else f"/v1beta/models/m-any:{fixture['path'].partition(':')[2]}"
+        count += 1
+        try:
+            fake().answer(Sent(path, {"alt": "sse"}, HEADERS, body))
+        except Refused as refusal:
+    assert count > 50
+    assert not problems, "\n".join(problems)
 
 
 # --- Ollama, which has no official client here

@@ -32,6 +32,7 @@ Json = dict[str, Any]
 SIGNATURE = "+/++IG5hdGl2ZSB0aG91Z2h0IP/++yE="
 UNSIGNED = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
 """What the vendor takes in the place of a signature for calls that it did not make."""
+UPLOADS = ("https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/", "gs://")
 FIELDS: Mapping[str, type[BaseModel] | type[str]] = {
     "contents": types.Content,
     "systemInstruction": types.Content,
@@ -111,17 +112,15 @@ def _heard(model: str, sent: Sent) -> Heard:
             content.get("role") in ("user", "model", None), f"contents[{place}]: role {content.get('role')!r}"
         )
         refuse_unless(content.get("parts"), f"contents[{place}]: parts must not be empty")
-        before = contents[place - 1].get("role") if place else None
-        refuse_unless(content.get("role") != before or before is None, f"contents[{place}]: roles do not alternate")
     parts = [part for content in contents for part in content["parts"]]
-    refuse_unless(all(part.get("text") != "" or "thoughtSignature" in part for part in parts), "an empty text")
+    pictures = [_picture(part) for part in parts if "inlineData" in part or "fileData" in part]
     tools = [one for tool in body.get("tools", ()) for one in tool.get("functionDeclarations", ())]
     return Heard(
         scenario_of(model),
         "\n".join(part["text"] for part in (body.get("systemInstruction") or {}).get("parts", ())),
         frozenset(str(one["name"]) for one in tools),
         _results(sent, contents),
-        tuple(_picture(part) for part in parts if "inlineData" in part or "fileData" in part),
+        tuple(size for size in pictures if size is not None),
         _schema(_named(body.get("generationConfig") or {})),
     )
 
@@ -140,9 +139,15 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _picture(part: Json) -> tuple[int, int]:
-    refuse_unless("inlineData" in part, "a picture by URL, which this vendor does not fetch")
+def _picture(part: Json) -> tuple[int, int] | None:
+    """The size of a picture; None for bytes of another kind."""
+    if "fileData" in part:
+        uri = str(_named(part["fileData"]).get("fileUri"))
+        refuse_unless(uri.startswith(UPLOADS), f"{uri} is no upload, and this vendor does not fetch")
+        return None
     data = part["inlineData"]["data"].replace("-", "+").replace("_", "/")  # The client writes the other alphabet.
+    if not part["inlineData"]["mimeType"].startswith("image/"):
+        return None
     return size_of(data, part["inlineData"]["mimeType"])
 
 
