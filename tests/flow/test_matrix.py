@@ -13,14 +13,18 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anthropic
+import openai
 import pytest
 import uvloop
+from google import genai
 
 from routerx.config.schema import ServerBlock
 from routerx.domain.model import Capability
 from tests.support.gateway import KEY, TENANT, Config, Gateway, config, running, wait_for
 from tests.support.natives import KEY as NATIVE_KEY
 from tests.support.natives import Anthropic, Gemini, Native, Ollama, OpenAIChat, OpenAIResponses
+from tests.support.natives.anthropic import COUNTED
 from tests.support.natives.callers import CALLERS, OfficialCaller, Seen, Told, Trip
 from tests.support.natives.script import (
     AFTERTHOUGHT,
@@ -236,6 +240,57 @@ def test_cell(table: Table, cell: Cell) -> None:
         pytest.skip("this gateway cannot be told yet which hosts may be fetched from")
     problems = [f"{way}: {problem}" for way, found in table[cell].items() for problem in found]
     assert not problems, "\n".join(problems)
+
+
+REFUSALS: Mapping[str, tuple[type[Exception], ...]] = {
+    # Of each client: for a key, a model and a request that are refused.
+    "openai chat": (openai.AuthenticationError, openai.NotFoundError, openai.BadRequestError),
+    "openai responses": (openai.AuthenticationError, openai.NotFoundError, openai.BadRequestError),
+    "anthropic": (anthropic.AuthenticationError, anthropic.NotFoundError, anthropic.BadRequestError),
+    "google-genai": (genai.errors.ClientError,) * 3,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+@pytest.mark.parametrize("kind", CALLERS, ids=lambda kind: kind.name)
+async def test_refusal_is_an_exception_of_the_clients_own(
+    tmp_path: Path, kind: type[OfficialCaller], stream: bool
+) -> None:
+    """The provider speaks another wire than the client, wherever there is one."""
+    async with (
+        Anthropic() as first,
+        Ollama() as other,
+        running(tmp_path, staged({"anthropic": first, "ollama": other})) as gateway,
+    ):
+        upstream = "ollama" if kind.name == "anthropic" else "anthropic"
+        key, model, request = REFUSALS[kind.name]
+        async with kind(gateway.url, "wrong_key_fake_123456") as stranger:
+            with pytest.raises(key):
+                await stranger.play("text", f"{upstream}-text", stream=stream)
+        async with kind(gateway.url, KEY) as caller:
+            with pytest.raises(model):
+                await caller.play("text", "no-such-model-text", stream=stream)
+            with pytest.raises(request, match="no schema came"):
+                await caller.play("text", f"{upstream}-schema", stream=stream)
+        await gateway.assert_books_are_clean()
+        assert await gateway.spent() == 0
+
+
+async def test_tokens_are_counted_for_the_anthropic_client(tmp_path: Path) -> None:
+    """By the provider itself where it can, else by estimate."""
+    async with (
+        Anthropic() as first,
+        Gemini() as other,
+        running(tmp_path, staged({"anthropic": first, "gemini": other})) as gateway,
+    ):
+        client = anthropic.AsyncAnthropic(base_url=gateway.url, api_key=KEY, max_retries=0)
+        asked: Any = [{"role": "user", "content": "How many are these?"}]
+        exact = await client.messages.count_tokens(model="anthropic-text", messages=asked)
+        about = await client.messages.count_tokens(model="gemini-text", messages=asked)
+        await client.close()
+        assert exact.input_tokens == COUNTED
+        assert 0 < about.input_tokens < 100
+        assert await gateway.spent() == 0
 
 
 def test_table_has_no_cell_without_a_word(table: Table, capsys: pytest.CaptureFixture[str]) -> None:

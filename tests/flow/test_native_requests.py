@@ -367,13 +367,27 @@ def canonical(target: str, body: Json) -> Json:
     return found
 
 
-def complaints(target: str, wanted: Json, body: Json) -> list[str]:
+def allowing(request: Json, wanted: Json, got: Json) -> tuple[Json, Json]:
+    """Both sides without what RouterX adds by documented default where a target asks for what the caller left out."""
+    names = {call["function"]["name"] for one in request["messages"] for call in one.get("tool_calls") or ()}
+    if not request.get("tools") and got["tools"] and set(got["tools"]) <= names:
+        got = got | {"tools": wanted["tools"], "tool_choice": wanted["tool_choice"]}  # Of a history of tools.
+    roles = [one["role"] for one in request["messages"] if one["role"] not in ("system", "developer")]
+    if roles[0] == "assistant" and got["turns"][0] == ("user", [("text", "…")]):
+        got = got | {"turns": got["turns"][1:]}  # The first turn has to be the user's.
+    if not {"max_tokens", "max_completion_tokens"} & request.keys():
+        wanted = wanted | {"max_tokens": got["max_tokens"]}
+    return wanted, got
+
+
+def complaints(target: str, request: Json, wanted: Json, body: Json) -> list[str]:
     """Differences that its comparison counts as failures, and what its validator says."""
     oracle = tool("reqoracle")
     validate = oracle.validate_anthropic if target == "anthropic" else oracle.validate_gemini
+    wanted, got = allowing(request, wanted, canonical(target, body))
     found = [
-        f"{field}: {got} for {want}"
-        for grade, field, want, got in oracle.diff_canon(wanted, canonical(target, body))
+        f"{field}: {after} for {before}"
+        for grade, field, before, after in oracle.diff_canon(wanted, got)
         if grade == "FAIL"
     ]
     return found + [one for one in validate(body) if not one.startswith("soft:")]
@@ -441,7 +455,7 @@ async def gathered(tmp_path: Path, target: str, cases: Sequence[tuple[str, Json,
             if body is None:
                 found.append(f"{reply.status} {reply.body[:300]!r}")
             elif not found:
-                found = complaints(target, wanted, body)
+                found = complaints(target, request, wanted, body)
             problems += [f"{id_}: {problem}" for problem in found]
     return problems
 
