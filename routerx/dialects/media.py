@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 from routerx.domain.chat import CacheMark, Media, MediaKind
 from routerx.errors import InvalidParameter
 
+_TEXTUAL = ("text/", "application/json", "application/xml")
 _WEB = ("http://", "https://", "gs://")
 
 AUDIO_TYPES = MappingProxyType(
@@ -83,3 +84,13 @@ def data_url(media: Media) -> str:
     assert media.data is not None
     mime = media.mime if media.mime is not None else "application/octet-stream"
     return f"data:{mime};base64,{media.data}"
+
+
+def text_of(media: Media) -> str | None:
+    """What a file of text says, for a wire that takes no files; None for any other part."""
+    if media.data is None or media.mime is None or not media.mime.startswith(_TEXTUAL):
+        return None
+    try:
+        return base64.b64decode(media.data).decode()
+    except ValueError:
+        return None
