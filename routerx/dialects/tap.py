@@ -4,7 +4,15 @@ one of OpenAI chat. See base.StreamTap for the contract.
 
 from collections.abc import Iterable
 
-from routerx.dialects.base import EVENT_BYTES_MAX, TERMINAL_BYTES_MAX, Frame, Splitter, StreamDecoder, StreamEncoder
+from routerx.dialects.base import (
+    EVENT_BYTES_MAX,
+    TERMINAL_BYTES_MAX,
+    Frame,
+    Reply,
+    Splitter,
+    StreamDecoder,
+    StreamEncoder,
+)
 from routerx.domain.events import (
     Began,
     Cited,
@@ -184,6 +192,33 @@ class EventTap:
                 self.terminal += self._encoder.end()
             elif self.missing_done:
                 self.terminal += self._decoder.end_mark
+
+
+def judged(events: Iterable[Event]) -> Reply | Failure:
+    """What the gateway learns from a whole answer that is told as events (base.Dialect.read_reply)."""
+    usage: Usage | None = None
+    anomaly = seen = False
+    model: str | None = None
+    size = 0
+    for event in events:
+        match event:
+            case TextDelta() | RefusalDelta() | ReasoningDelta():
+                size += len(event.text.encode("utf-8", "replace"))
+            case ToolCallDelta():
+                size += len(event.arguments.encode("utf-8", "replace"))
+            case Finished() | MediaMade() | OpaqueMade() | ToolCallStarted():
+                seen = True
+            case Reported():
+                usage, anomaly = event.usage, anomaly or event.anomaly
+            case Began():
+                model = event.model
+            case Failed():
+                return event.failure
+    if not (size or seen or usage is not None):
+        return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
+    if usage is not None and usage.output_tokens:
+        size = 0
+    return Reply(usage, anomaly or (usage is not None and size > 0), model, size)
 
 
 def _oversized(what: str) -> Failure:

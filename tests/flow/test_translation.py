@@ -102,7 +102,7 @@ async def test_fallback_crosses_from_one_wire_to_another(tmp_path: Path) -> None
             reply = await gateway.ask("POST", "/v1/messages", ASK | {"model": "duo"})
             record = await gateway.settled()
 
-    assert reply.json["content"] == [{"type": "text", "text": "Hello"}]
+    assert reply.json["content"] == [{"type": "text", "text": "Hello from upstream"}]
     assert reply.headers["x-routerx-fallback"] == "true"
     assert spare.requests[0].path == "/v1/chat/completions"
     assert record.endpoint is not None
@@ -230,7 +230,7 @@ async def test_geminis_path_names_the_model_and_the_method(tmp_path: Path) -> No
         stream = await gateway.ask("POST", "/v1beta/models/solo:streamGenerateContent?alt=sse", ask)
         wrong = await gateway.ask("POST", "/v1beta/models/solo:sing", ask)
 
-    assert whole.json["candidates"][0]["content"]["parts"] == [{"text": "Hello"}]
+    assert whole.json["candidates"][0]["content"]["parts"] == [{"text": "Hello from upstream"}]
     assert [request.json.get("stream", False) for request in up.requests] == [False, True]
     assert b'"text":"Hel"' in stream.body
     assert (wrong.status, wrong.error["status"]) == (404, "NOT_FOUND")

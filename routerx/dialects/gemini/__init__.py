@@ -1,0 +1,147 @@
+"""The Gemini wire format, generateContent and batchEmbedContents: requests, replies, streams and errors, in that order.
+
+Here the path names the model and says whether to stream. The rim puts both among the fields of a native caller's
+request; they are taken out again before it passes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from routerx.dialects import classify
+from routerx.dialects.base import (
+    Aim,
+    Asked,
+    CallerDialect,
+    ChatSource,
+    ChatTarget,
+    EmbeddingSource,
+    EmbeddingTarget,
+    Encoded,
+    Reply,
+    Splitter,
+    StreamDecoder,
+    StreamEncoder,
+    StreamTap,
+)
+from routerx.dialects.gemini import errors
+from routerx.dialects.gemini.answer import encode_answer
+from routerx.dialects.gemini.embeddings import Embeddings, vectors_of
+from routerx.dialects.gemini.peek import peek
+from routerx.dialects.gemini.request import decode_request
+from routerx.dialects.gemini.stream import Decoder, Encoder, chunks_of, decode_answer
+from routerx.dialects.gemini.target import encode_request
+from routerx.dialects.gemini.usage import UsageReader
+from routerx.dialects.sse import FrameSplitter
+from routerx.dialects.tap import EventTap, judged
+from routerx.domain.call import Operation, Peek
+from routerx.domain.chat import Answer, ChatRequest, MediaKind
+from routerx.domain.events import Event
+from routerx.domain.failure import Failure, FailureKind
+from routerx.errors import RouterXError
+from routerx.jsonx import Raw
+
+_METHODS = {Operation.CHAT: "generateContent", Operation.EMBEDDINGS: "batchEmbedContents"}
+_FROM_THE_PATH = ("model", "stream")
+
+
+class _Source:
+    """See dialects.base.ChatSource."""
+
+    def decode_request(self, fields: Mapping[str, Raw]) -> ChatRequest:
+        return decode_request(fields)
+
+    def encode_answer(self, answer: Answer, asked: Asked) -> tuple[bytes, tuple[str, ...]]:
+        return encode_answer(answer, asked)
+
+    def encoder(self, asked: Asked) -> StreamEncoder:
+        return Encoder(asked)
+
+
+class _Target:
+    """See dialects.base.ChatTarget."""
+
+    inline_media: frozenset[MediaKind] = frozenset({MediaKind.IMAGE, MediaKind.AUDIO, MediaKind.FILE})
+
+    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
+        return encode_request(request, aim)
+
+    def decode_answer(self, body: bytes, seed: str) -> Answer:
+        return decode_answer(body, seed)
+
+    def decoder(self, seed: str) -> StreamDecoder:
+        return Decoder(seed)
+
+    def splitter(self) -> Splitter:
+        return FrameSplitter()
+
+
+class GeminiGenerate:
+    """See dialects.base.CallerDialect. Holds no state."""
+
+    name = "gemini"
+    source: ChatSource = _Source()
+    target: ChatTarget = _Target()
+    embedding_source: EmbeddingSource | None = None
+    embedding_target: EmbeddingTarget | None = Embeddings()
+
+    # --- request
+
+    def peek(self, operation: Operation, body: bytes, fields: Mapping[str, Raw]) -> Peek:
+        return peek(fields)
+
+    def path(self, operation: Operation, model: str, *, stream: bool) -> str:
+        name = quote(model, safe="/-._~") if "/" in model else "models/" + quote(model, safe="-._~")
+        if stream and operation is Operation.CHAT:
+            return f"/{name}:streamGenerateContent?alt=sse"
+        return f"/{name}:{_METHODS[operation]}"
+
+    def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
+        return {key: raw for key, raw in fields.items() if key not in _FROM_THE_PATH}
+
+    # --- reply
+
+    def read_reply(self, operation: Operation, content_type: str, body: bytes) -> Reply | Failure:
+        chunks = chunks_of(body)
+        if chunks is None:
+            return classify.foreign(content_type, body)
+        if any(chunk.get("error") for chunk in chunks):
+            return classify.failure_in_band(chunks, otherwise=FailureKind.ERROR_IN_200, table=errors.TABLE)
+        if operation is Operation.EMBEDDINGS:
+            if vectors_of(chunks[0]) is None:
+                return classify.foreign(content_type, body)
+            reports = UsageReader()
+            reports.read(chunks[0].get("usageMetadata"))
+            return Reply(reports.usage, reports.anomaly)
+        if not any("candidates" in chunk or "promptFeedback" in chunk for chunk in chunks):
+            return classify.foreign(content_type, body)
+        return judged(_events(chunks))
+
+    # --- stream
+
+    def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
+        return EventTap(Decoder(""), FrameSplitter(), None, choices=peek.choices)
+
+    def to_stream(self, body: bytes) -> bytes:
+        return b"data: " + msgspec.json.format(body, indent=-1) + b"\r\n\r\n"
+
+    # --- errors
+
+    def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        return classify.classify(status, headers, body, errors.TABLE)
+
+    def encode_error(self, error: RouterXError, request_id: str) -> bytes:
+        return errors.error_body(error, request_id)
+
+    def encode_stream_error(self, error: RouterXError, request_id: str, response_id: str | None) -> bytes:
+        return errors.error_frames(error, request_id)
+
+
+def _events(chunks: list[dict[str, Any]]) -> list[Event]:
+    decoder = Decoder("")
+    return [event for chunk in chunks for event in decoder.read(chunk)]
+
+
+GEMINI: Final[CallerDialect] = GeminiGenerate()
