@@ -48,6 +48,8 @@ BASES: Mapping[str, str] = {"openai": "/v1", "responses": "/v1", "anthropic": "/
 PRICE = {"input": 3, "cached_input": "0.5", "cache_write_5m": 5, "cache_write_1h": 13, "output": 7, "reasoning": 11}
 """USD per million tokens: a token in the wrong bucket shows."""
 
+SUPPORTS = [str(one) for one in Capability if one is not Capability.ADAPTIVE_REASONING]
+"""Models with a budget to think by: they insist on getting their signed thoughts back."""
 EGRESS = "egress" in ServerBlock.model_fields
 """This gateway can be told which hosts callers' URLs may name."""
 
@@ -162,7 +164,7 @@ def staged(natives: Mapping[str, Native]) -> Config:
         value["providers"][name] = {"dialect": name, "base_url": native.url + BASES[name], "keys": [NATIVE_KEY]}
         for scenario in SCENARIOS:
             model = f"{name}-{scenario}"
-            offer = {"provider": name, "model": model, "price": PRICE, "supports": [str(one) for one in Capability]}
+            offer = {"provider": name, "model": model, "price": PRICE, "supports": SUPPORTS}
             value["models"][model] = {"endpoints": [offer]}
     value["policies"]["default"] = {"retry": {"max": 0, "attempts": 1}}
     value["tenants"][TENANT]["opening_balance"] = "$1000000"
