@@ -30,7 +30,8 @@ log = logging.getLogger("routerx.http")
 Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 
 MODEL_PATH = "/v1/models/"
-GENERATE_PATH = "/v1beta/models/"
+GENERATE_PATHS = ("/v1beta/models/", "/v1/models/")
+"""Older and newer clients of Google's."""
 ADMIN_PATH = "/admin/"
 MESSAGES_PATH = "/v1/messages"
 NOT_OFFERED = ("/v1/batches", "/v1/realtime")
@@ -89,7 +90,7 @@ class App:
         if not path.startswith("/"):  # RFC 9112, 3.2.2: a whole URL as the target; only its path matters here.
             path = request.path
         handler = self._routes.get((method, path))
-        if self._vitals.draining and path.startswith(("/v1/", GENERATE_PATH)):
+        if self._vitals.draining and path.startswith(("/v1/", "/v1beta/")):
             raise ShuttingDown("The gateway is shutting down. Send the request again.", retry_after_s=1)
         if handler is not None:
             return await handler(arrival)
@@ -97,8 +98,8 @@ class App:
             return await self._admin.handle(request)
         if path.startswith(MODEL_PATH) and method == "GET":
             return await self._tenant_api.model(arrival, request.path[len(MODEL_PATH) :])
-        if path.startswith(GENERATE_PATH) and method == "POST":
-            return await self._tenant_api.generate_content(arrival, request.path[len(GENERATE_PATH) :])
+        if path.startswith(GENERATE_PATHS) and ":" in path and method == "POST":
+            return await self._tenant_api.generate_content(arrival, request.path.split("/models/", 1)[1])
         raise self._no_route(method, path)
 
     def _no_route(self, method: str, path: str) -> RouterXError:
@@ -114,4 +115,4 @@ def _spoken_at(path: str) -> CallerDialect:
     """In whose shape errors are told there."""
     if path.startswith(MESSAGES_PATH):
         return ANTHROPIC
-    return GEMINI if path.startswith(GENERATE_PATH) else OPENAI
+    return GEMINI if path.startswith(GENERATE_PATHS) and ":" in path else OPENAI

@@ -16,7 +16,7 @@ from routerx.gateway.context import Inbound
 from routerx.http.edge import read_body
 from routerx.ledger.base import Ledger
 
-FORWARDABLE = ("anthropic-beta",)
+FORWARDABLE = ("anthropic-beta", "anthropic-version")
 """Headers that a provider may want to see; which one gets which is said in providers/."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -42,7 +42,7 @@ _ROWS = (
         auth=Auth.X_API_KEY,
         env_keys=("ANTHROPIC_API_KEY",),
         headers=(("anthropic-version", "2023-06-01"),),
-        forward_headers=frozenset({"anthropic-beta"}),
+        forward_headers=frozenset({"anthropic-beta", "anthropic-version"}),
     ),
     Preset(
         name="gemini",

@@ -66,6 +66,16 @@ async def test_what_the_providers_wire_cannot_say_is_named_counted_and_flagged(t
     assert record.cost_nano == 7 * 1_000 + 3 * 2_000
 
 
+async def test_a_translated_request_goes_out_under_the_version_it_is_written_for(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as up, running(tmp_path, speaking(up.url, "anthropic")) as gateway:
+        up.queue(Json(MESSAGE))
+        await gateway.ask(
+            "POST", "/v1/chat/completions", {"model": "solo", "messages": HELLO}, headers={"anthropic-version": "x"}
+        )
+
+    assert up.requests[0].headers["anthropic-version"] == "2023-06-01"
+
+
 async def test_an_answer_that_lost_nothing_says_nothing(tmp_path: Path) -> None:
     async with ScriptedUpstream() as up, running(tmp_path, speaking(up.url, "anthropic")) as gateway:
         up.queue(Json(MESSAGE))
@@ -126,14 +136,15 @@ async def test_between_two_ends_of_one_wire_bytes_pass(tmp_path: Path, stream: b
     async with ScriptedUpstream() as up, running(tmp_path, speaking(up.url, "anthropic")) as gateway:
         up.queue(Stream(frames=EVENTS) if stream else Json(MESSAGE))
         ask = ASK | {"stream": stream, "unheard_of": {"x": [1.50]}}
-        reply = await gateway.ask("POST", "/v1/messages", ask, headers={"anthropic-beta": "new-thing-2026"})
+        own = {"anthropic-beta": "new-thing-2026", "anthropic-version": "2026-10-21"}
+        reply = await gateway.ask("POST", "/v1/messages", ask, headers=own)
         record = await gateway.settled()
 
     assert reply.body == (b"".join(EVENTS) if stream else json.dumps(MESSAGE).encode())
     sent = up.requests[0]
     assert sent.path == "/v1/messages"
     assert sent.json["unheard_of"] == {"x": [1.5]}
-    assert sent.headers["anthropic-version"] == "2023-06-01"
+    assert sent.headers["anthropic-version"] == "2026-10-21"
     assert sent.headers["anthropic-beta"] == "new-thing-2026"
     assert "authorization" not in sent.headers
     assert record.cost_nano == 7 * 1_000 + 3 * 2_000
@@ -224,10 +235,11 @@ async def test_a_conversation_kept_elsewhere_is_refused_where_it_would_be_lost(t
 async def test_geminis_path_names_the_model_and_the_method(tmp_path: Path) -> None:
     ask = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
     async with ScriptedUpstream() as up, running(tmp_path, config(up.url)) as gateway:
+        up.queue(Ok(), Stream())
         whole = await gateway.ask(
             "POST", "/v1beta/models/solo:generateContent", ask, key=None, headers={"x-goog-api-key": KEY}
         )
-        stream = await gateway.ask("POST", "/v1beta/models/solo:streamGenerateContent?alt=sse", ask)
+        stream = await gateway.ask("POST", "/v1/models/solo:streamGenerateContent?alt=sse", ask)
         wrong = await gateway.ask("POST", "/v1beta/models/solo:sing", ask)
 
     assert whole.json["candidates"][0]["content"]["parts"] == [{"text": "Hello from upstream"}]
