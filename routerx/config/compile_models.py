@@ -9,13 +9,15 @@ from routerx.config.compile_providers import Sources
 from routerx.config.prices import price_card
 from routerx.config.problems import Path
 from routerx.config.schema import WEIGHT_MAX, EndpointEntry, ModelEntry
-from routerx.domain.model import Capability, Endpoint, Kind, Model
+from routerx.domain.model import Capability, Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
 MOCK_CHAT = "mock"
 MOCK_EMBEDDING = "mock-embedding"
 _FREE = PriceCard(input_pico=0, output_pico=0)
+_CONFIGURED = Origin("configuration")
+_Stated = tuple[PriceCard | None, Origin | None]
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -99,18 +101,19 @@ class _Models:
 
     def _offered(self, provider: str, known: CatalogueModel, offer: CatalogueEndpoint) -> Endpoint:
         source = self._sources.live[provider]
-        price = _FREE if source.provider.mock is not None else offer.price
         key = f"{provider}/{offer.model}"
+        price, origin = self._overridden(key, known.name, self._listed(provider, (known, offer)))
         return Endpoint(
             key=key,
             provider=provider,
             model=known.name,
             upstream_model=offer.model,
-            price=self._overridden(key, known.name, price),
-            capabilities=known.capabilities,
+            price=price,
+            capabilities=known.capabilities | offer.also_can,
             context_tokens=_first(offer.context_tokens, known.context_tokens),
             output_tokens_max=_first(offer.output_tokens_max, known.output_tokens_max),
             priority=source.priority,
+            price_origin=origin,
         )
 
     def _add_mock_models(self) -> None:
@@ -187,23 +190,24 @@ class _Models:
             return None
         upstream_model = item.model if item.model is not None else name
         offer = self._offers.get((source.preset or "", upstream_model))
-        if card is None:
-            card = _FREE if source.provider.mock is not None else offer[1].price if offer is not None else None
+        stated = (card, _CONFIGURED) if card is not None else self._listed(item.provider, offer)
         capabilities, context_tokens, output_tokens_max = _abilities(offer)
         if item.supports is not None:
             capabilities = frozenset(item.supports)
         key = f"{item.provider}/{upstream_model}"
+        price, origin = self._overridden(key, name, stated)
         return Endpoint(
             key=key,
             provider=item.provider,
             model=name,
             upstream_model=upstream_model,
-            price=self._overridden(key, name, card),
+            price=price,
             capabilities=capabilities,
             context_tokens=_first(item.context, context_tokens),
             output_tokens_max=_first(item.max_output, output_tokens_max),
             weight=item.weight,
             priority=item.priority if item.priority is not None else source.priority,
+            price_origin=origin,
         )
 
     def _missing_provider(self, provider: str, path: Path, model: str) -> None:
@@ -240,6 +244,7 @@ class _Models:
             price=card if card is not None or self._sources.live[provider].provider.mock is None else _FREE,
             capabilities=frozenset(Capability),
             priority=self._sources.live[provider].priority,
+            price_origin=_CONFIGURED if card is not None else None,
         )
         return Model(name=key, kind=Kind.CHAT, endpoints=(endpoint,), owner=provider, any_kind=True)
 
@@ -273,8 +278,17 @@ class _Models:
         declared = provider in self._run.declared["providers"] or provider in self._sources.live
         return bool(slash and model) and (declared or self._run.facts.find_preset(provider) is not None)
 
-    def _overridden(self, key: str, name: str, price: PriceCard | None) -> PriceCard | None:
-        return self._overrides.get(key, self._overrides.get(name, price))
+    def _listed(self, provider: str, offer: tuple[CatalogueModel, CatalogueEndpoint] | None) -> _Stated:
+        """What the catalogue says of an offer that it may know; the mock costs nothing, whatever it stands in for."""
+        if self._sources.live[provider].provider.mock is not None:
+            return _FREE, None
+        if offer is None or offer[1].price is None:
+            return None, None
+        return offer[1].price, Origin(offer[1].source, offer[0].as_of)
+
+    def _overridden(self, key: str, name: str, stated: _Stated) -> _Stated:
+        card = self._overrides.get(key, self._overrides.get(name))
+        return stated if card is None else (card, _CONFIGURED)
 
     def _collect_aliases(self) -> None:
         """Aliases of the file, then those of the catalogue that the file leaves free."""
@@ -340,7 +354,7 @@ def _abilities(
         return frozenset(), None, None
     model, endpoint = offer
     return (
-        model.capabilities,
+        model.capabilities | endpoint.also_can,
         _first(endpoint.context_tokens, model.context_tokens),
         _first(endpoint.output_tokens_max, model.output_tokens_max),
     )

@@ -10,6 +10,8 @@ from routerx.domain.model import Kind
 from routerx.domain.pricing import PriceCard
 from routerx.money import parse_price_per_million, parse_usd
 
+_WITHOUT_OUTPUT = frozenset({Kind.EMBEDDING, Kind.RERANK, Kind.MODERATION})
+"""Kinds that write no tokens."""
 _TOKEN_PRICES = {
     "input": "input_pico",
     "output": "output_pico",
@@ -37,7 +39,7 @@ def price_card(block: PriceBlock, kind: Kind | None, path: Path, problems: Probl
     if not by_request_only:
         if block.input is None:
             problems.add(path, "has no price for input; write input: 0 if it is free", value=False)
-        if block.output is None and kind is not Kind.EMBEDDING:
+        if block.output is None and kind not in _WITHOUT_OUTPUT:
             problems.add(path, "has no price for output; write output: 0 if it is free", value=False)
     card = PriceCard(**{"input_pico": 0, "output_pico": 0, **picos}, request_nano=request_nano, search_nano=search_nano)
     if block.long is None:

@@ -34,6 +34,15 @@ class Capability(StrEnum):
     """Goes on from an assistant message that stands last. Not a filter: see dialects.base.Aim."""
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Who says what an endpoint costs."""
+
+    source: str
+    """A page's address, or `configuration`."""
+    as_of: str | None = None
+    """ISO date on which it was read."""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """One provider serving one model. `key` is stable over reloads: breaker cells and stats hang on it."""
 
@@ -51,6 +60,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     weight: int = 1
     priority: int = 0
     """Lower is tried first, before any other order."""
+    price_origin: Origin | None = None
+    """None: there is no price, or nobody had to say that it is free."""
 
 
 class Model(msgspec.Struct, frozen=True):

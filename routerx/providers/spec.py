@@ -113,6 +113,10 @@ class CatalogueEndpoint(msgspec.Struct, frozen=True):
     price: PriceCard | None
     context_tokens: int | None = None
     output_tokens_max: int | None = None
+    also_can: frozenset[Capability] = frozenset()
+    """What the model can at this vendor and not everywhere."""
+    source: str = ""
+    """The page that states the facts."""
 
 
 class CatalogueModel(msgspec.Struct, frozen=True):
@@ -128,5 +132,5 @@ class CatalogueModel(msgspec.Struct, frozen=True):
     released: str | None = None
     """ISO date."""
     aliases: tuple[str, ...] = ()
-    source: str = ""
     as_of: str = ""
+    """ISO date on which the facts were read."""

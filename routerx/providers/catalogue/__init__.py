@@ -1,7 +1,8 @@
 """The bundled catalogue: which vendors serve which models, and for how much.
 
 Facts live in the dated JSON files beside this module, one per owner, made to be read and reviewed by people: prices
-are decimal strings in USD per million tokens, every file names its sources and its date. This module only reads them.
+are decimal strings in USD per million tokens (`request` and `search`: in USD for each), every file names its sources
+and its date. This module only reads them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ import msgspec
 
 from routerx.domain.model import Capability, Kind
 from routerx.domain.pricing import PriceCard
-from routerx.money import parse_price_per_million
+from routerx.money import parse_price_per_million, parse_usd
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
 
@@ -29,6 +30,9 @@ class _Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_in: str | None = None
     reasoning: str | None = None
     audio_out: str | None = None
+    image_out: str | None = None
+    request: str | None = None
+    search: str | None = None
     long: "_LongRates | None" = None
 
 
@@ -50,6 +54,8 @@ class _Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None: the vendor has no one price for it, as when it routes on to others."""
     context: int | None = None
     output: int | None = None
+    also: frozenset[Capability] = frozenset()
+    """Capabilities beyond the model's, where vendors differ."""
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +102,7 @@ def _texts() -> Iterator[bytes]:
 
 
 def _model(name: str, entry: _Entry, file: _File) -> CatalogueModel:
-    source = file.sources[entry.endpoints[0].provider]
+    via = "" if file.via is None else f" (via {file.via})"
     return CatalogueModel(
         name=name,
         kind=entry.kind,
@@ -108,6 +114,8 @@ def _model(name: str, entry: _Entry, file: _File) -> CatalogueModel:
                 price=None if offer.price is None else _card(offer.price),
                 context_tokens=offer.context if offer.context is not None else entry.context,
                 output_tokens_max=offer.output if offer.output is not None else entry.output,
+                also_can=offer.also,
+                source=file.sources[offer.provider] + via,
             )
             for offer in entry.endpoints
         ),
@@ -116,7 +124,6 @@ def _model(name: str, entry: _Entry, file: _File) -> CatalogueModel:
         output_tokens_max=entry.output,
         released=entry.released,
         aliases=entry.aliases,
-        source=source if file.via is None else f"{source} (via {file.via})",
         as_of=file.as_of,
     )
 
@@ -133,6 +140,9 @@ def _card(rates: _Rates) -> PriceCard:
         image_in_pico=_pico(rates.image_in),
         reasoning_pico=_pico(rates.reasoning),
         audio_out_pico=_pico(rates.audio_out),
+        image_out_pico=_pico(rates.image_out),
+        request_nano=0 if rates.request is None else parse_usd(rates.request),
+        search_nano=0 if rates.search is None else parse_usd(rates.search),
         long_above_tokens=None if long is None else long.above,
         long_input_pico=None if long is None else _pico(long.input),
         long_output_pico=None if long is None else _pico(long.output),

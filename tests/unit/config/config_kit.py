@@ -23,14 +23,15 @@ CATALOGUE = {
         kind=Kind.CHAT,
         owner="openai",
         endpoints=(
-            CatalogueEndpoint("openai", "gpt-4o", CHAT_PRICE),
-            CatalogueEndpoint("openrouter", "openai/gpt-4o", CHAT_PRICE),
+            CatalogueEndpoint("openai", "gpt-4o", CHAT_PRICE, source="https://openai.test/prices"),
+            CatalogueEndpoint("openrouter", "openai/gpt-4o", CHAT_PRICE, also_can=frozenset({Capability.PREFILL})),
         ),
         capabilities=frozenset({Capability.VISION, Capability.TOOLS}),
         context_tokens=128_000,
         output_tokens_max=16_384,
         released="2024-05-13",
         aliases=("gpt-4o-latest",),
+        as_of="2026-01-02",
     ),
     "claude": CatalogueModel(
         name="claude",

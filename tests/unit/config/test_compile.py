@@ -1,7 +1,7 @@
 """What a valid configuration comes to: providers, models, prices, policies, plans, tenants."""
 
 from routerx.config.snapshot import ServerConfig
-from routerx.domain.model import Capability, Kind
+from routerx.domain.model import Capability, Kind, Origin
 from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy, Sort, Timeouts
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import (
@@ -190,6 +190,31 @@ def test_a_price_in_the_file_holds_for_the_mock_too(folder: Folder):
     assert models["gpt-4o"].endpoints[0].price == PriceCard(0, 0, request_nano=10**9)
     assert models["mock"].endpoints[0].price == PriceCard(1_000_000, 2_000_000)
     assert models["own"].endpoints[0].price == PriceCard(3_000_000, 4_000_000)
+
+
+def test_an_endpoint_knows_who_states_its_price(folder: Folder):
+    text = TWO_LINES + "models: {own: {endpoints: [{provider: openai, price: {input: 3, output: 4}}]}}\n"
+    models = folder.load(text).models
+    assert models["gpt-4o"].endpoints[0].price_origin == Origin("https://openai.test/prices", "2026-01-02")
+    assert models["own"].endpoints[0].price_origin == Origin("configuration")
+    priced = folder.load(TWO_LINES + "pricing: {openai/gpt-4o: {input: 1, output: 2}}\n").models
+    assert priced["gpt-4o"].endpoints[0].price_origin == Origin("configuration")
+
+
+def test_nobody_states_the_price_of_a_mock_or_of_what_has_none(folder: Folder):
+    assert folder.load(KEYLESS, NO_KEY).models["gpt-4o"].endpoints[0].price_origin is None
+    unknown = folder.load(TWO_LINES + "models: {own: {endpoints: [{provider: openai}]}}\n").models["own"]
+    assert (unknown.endpoints[0].price, unknown.endpoints[0].price_origin) == (None, None)
+
+
+def test_a_vendor_may_be_able_to_do_more_with_a_model_than_others(folder: Folder):
+    snapshot = folder.load(None, {**WITH_KEY, "OPENROUTER_API_KEY": "sk-canary-openrouter"})
+    first, second = snapshot.models["gpt-4o"].endpoints
+    assert (first.provider, second.provider) == ("openai", "openrouter")
+    assert second.capabilities - first.capabilities == {Capability.PREFILL}
+    text = "models: {own: {endpoints: [{provider: openrouter, model: openai/gpt-4o}]}}\n"
+    declared = folder.load(text, {"OPENROUTER_API_KEY": "sk-canary-openrouter"}).models["own"].endpoints[0]
+    assert declared.capabilities == second.capabilities
 
 
 def test_a_declared_model_is_served_by_the_mock_where_its_providers_are_off(folder: Folder):

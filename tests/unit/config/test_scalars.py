@@ -140,6 +140,14 @@ def test_a_card_that_forgets_output_is_refused():
     assert problems == ["configuration: pricing.m: has no price for output; write output: 0 if it is free"]
 
 
+@pytest.mark.parametrize("kind", [Kind.EMBEDDING, Kind.RERANK, Kind.MODERATION])
+def test_a_model_that_writes_no_tokens_needs_no_price_for_them(kind: Kind):
+    problems = Problems()
+    card = price_card(PriceBlock.model_validate({"input": "1"}), kind, ("pricing", "m"), problems)
+    assert not problems
+    assert card == PriceCard(1_000_000, 0)
+
+
 def test_a_price_by_request_alone_needs_no_token_prices():
     card, problems = card_of(request="$1")
     assert not problems

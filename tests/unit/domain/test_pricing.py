@@ -50,10 +50,11 @@ cards = st.builds(
 def price_usd(card: PriceCard, bucket: str, *, long: bool) -> Decimal:
     """What one unit of a bucket costs: the long price of the first kind that has one at all, in USD."""
     if bucket in PIECES:
-        return getattr(card, PIECES[bucket]) * NANO
+        each: int = getattr(card, PIECES[bucket])
+        return each * NANO
     for field in TOKENS[bucket]:
-        stated = getattr(card, f"long_{field}", None) if long else None
-        pico = stated if stated is not None else getattr(card, field)
+        stated: int | None = getattr(card, f"long_{field}", None) if long else None
+        pico: int | None = stated if stated is not None else getattr(card, field)
         if pico is not None:
             return pico * PICO
     raise AssertionError(bucket)

@@ -17,6 +17,11 @@ from routerx.providers.presets import PRESETS
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
 MODELS = load_catalogue()
+TEXT = {Kind.CHAT, Kind.COMPLETION}
+"""Kinds that read and write text: both windows are known, and both directions cost."""
+INPUT_ONLY = {Kind.EMBEDDING, Kind.RERANK}
+PER_MILLION_MAX = 200
+"""USD per million tokens; the dearest there are at the date of the files are the image tokens of a model, at 120."""
 ENDPOINTS = [(model, endpoint) for model in MODELS.values() for endpoint in model.endpoints]
 
 
@@ -38,8 +43,9 @@ def usd(text: str) -> int:
     return parse_price_per_million(text)
 
 
-def test_there_are_at_least_sixty_models_of_many_owners() -> None:
-    assert len(MODELS) >= 60
+def test_there_are_more_than_a_hundred_and_fifty_models_of_many_owners() -> None:
+    assert len(MODELS) >= 150
+    assert sum(model.kind in {Kind.CHAT, Kind.EMBEDDING} for model in MODELS.values()) >= 150
     assert {"openai", "anthropic", "google", "deepseek", "mistral", "meta", "qwen", "xai"} <= {
         model.owner for model in MODELS.values()
     }
@@ -64,8 +70,14 @@ def test_no_name_can_be_taken_for_a_path_or_a_suffix() -> None:
             assert name == name.lower()
 
 
-def test_every_provider_is_a_preset() -> None:
-    assert {endpoint.provider for _, endpoint in ENDPOINTS} <= PRESETS.keys()
+def test_every_provider_is_a_preset_and_every_preset_of_a_vendor_has_models() -> None:
+    of_nobody = {"azure-openai", "generic-openai", "mock"}  # Deployments and servers of one's own; and no vendor.
+
+    assert {endpoint.provider for _, endpoint in ENDPOINTS} == PRESETS.keys() - of_nobody
+
+
+def test_every_kind_has_a_model() -> None:
+    assert {model.kind for model in MODELS.values()} == set(Kind)
 
 
 def test_no_provider_serves_one_model_twice_and_no_endpoint_serves_two_models() -> None:
@@ -79,15 +91,24 @@ def test_no_provider_serves_one_model_twice_and_no_endpoint_serves_two_models() 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
 def test_every_model_has_facts_with_source_and_date(model: CatalogueModel) -> None:
-    assert model.source.startswith("https://")
     dt.date.fromisoformat(model.as_of)
-    if model.released is not None:
-        dt.date.fromisoformat(model.released)
+    assert model.released is None or dt.date.fromisoformat(model.released) <= dt.date.fromisoformat(model.as_of)
     assert model.endpoints
-    assert model.context_tokens is None or model.context_tokens >= 2_048
-    if model.owner != "ollama":
-        assert model.context_tokens is not None
-        assert model.kind is Kind.EMBEDDING or model.output_tokens_max is not None
+    assert all(endpoint.source.startswith("https://") for endpoint in model.endpoints)
+    assert model.capabilities <= set(Capability)
+    if model.owner == "ollama":
+        return  # What a local server can read is a setting of that server.
+    assert model.context_tokens is not None or model.kind not in TEXT | INPUT_ONLY
+    assert model.output_tokens_max is not None or model.kind not in TEXT
+
+
+@pytest.mark.parametrize(("model", "endpoint"), ENDPOINTS, ids=str_id)
+def test_no_endpoint_writes_more_than_it_can_read(model: CatalogueModel, endpoint: CatalogueEndpoint) -> None:
+    context, output = endpoint.context_tokens, endpoint.output_tokens_max
+
+    assert context is None or 512 <= context <= 2_000_000
+    assert output is None or output > 0
+    assert context is None or output is None or output <= context
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
@@ -95,7 +116,8 @@ def test_every_model_has_a_price_somewhere_and_only_resellers_have_none(model: C
     assert any(endpoint.price is not None for endpoint in model.endpoints)
     for endpoint in model.endpoints:
         assert endpoint.price is not None or endpoint.provider in {"openrouter", "huggingface"}
-        assert endpoint.price is None or not endpoint.price.is_free or endpoint.provider == "ollama"
+        free = endpoint.provider == "ollama" or model.kind is Kind.MODERATION
+        assert endpoint.price is None or endpoint.price.is_free is free
 
 
 @pytest.mark.parametrize(("model", "endpoint"), ENDPOINTS, ids=str_id)
@@ -104,14 +126,24 @@ def test_prices_are_plausible(model: CatalogueModel, endpoint: CatalogueEndpoint
     if price is None or price.is_free:
         return
     assert price.input_pico > 0
-    assert (price.output_pico > 0) == (model.kind is Kind.CHAT)
+    assert (price.output_pico == 0) == (model.kind in INPUT_ONLY)
+    assert price.output_pico == 0 or price.output_pico >= price.input_pico
     assert price.cache_read_pico is None or price.cache_read_pico <= price.input_pico
     assert price.cache_write_5m_pico is None or price.cache_write_5m_pico >= price.input_pico
+    assert price.cache_write_1h_pico is None or price.cache_write_5m_pico is not None
+    assert price.cache_write_1h_pico is None or price.cache_write_1h_pico > (price.cache_write_5m_pico or 0)
+    picos = [pico for field in price.__struct_fields__ if field.endswith("_pico") and (pico := getattr(price, field))]
+    assert max(picos) <= usd(str(PER_MILLION_MAX))
+    assert price.search_nano <= 50_000_000
     if price.long_above_tokens is not None:
+        assert endpoint.context_tokens is not None
+        assert price.long_above_tokens < endpoint.context_tokens
         long = price.at(price.long_above_tokens + 1)
         assert long.input_pico > price.input_pico
         assert long.output_pico >= price.output_pico
-        assert (long.cache_read_pico is None) == (price.cache_read_pico is None)
+        assert (price.long_cache_read_pico is None) == (price.cache_read_pico is None)
+        assert (price.long_cache_write_5m_pico is None) == (price.cache_write_5m_pico is None)
+        assert (price.long_cache_write_1h_pico is None) == (price.cache_write_1h_pico is None)
 
 
 def test_prices_in_the_files_are_decimal_text_with_at_most_six_decimals() -> None:
@@ -135,7 +167,7 @@ def test_prices_in_the_files_are_decimal_text_with_at_most_six_decimals() -> Non
                     else:
                         check(value)
                     count += 1
-    assert count > 300
+    assert count > 600
 
 
 @pytest.mark.parametrize(
@@ -200,11 +232,49 @@ def test_limits_of_an_endpoint_override_those_of_the_model() -> None:
     assert offer("gpt-oss-120b", "cerebras").output_tokens_max == 32_768
 
 
-def test_a_schema_is_not_promised_where_the_route_ignores_it() -> None:
-    claude = [model for model in MODELS.values() if model.owner == "anthropic"]
+def test_a_vendor_may_be_able_to_do_more_than_others_with_the_same_model() -> None:
+    assert Capability.PREFILL not in MODELS["deepseek-v4-pro"].capabilities
+    assert offer("deepseek-v4-pro", "deepseek").also_can == {Capability.PREFILL}
+    assert offer("deepseek-v4-pro", "deepinfra").also_can == frozenset()
 
-    assert claude
-    assert all(Capability.JSON_SCHEMA not in model.capabilities for model in claude)
+
+def abilities(model: str, provider: str) -> frozenset[Capability]:
+    return MODELS[model].capabilities | offer(model, provider).also_can
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.owner == "anthropic"], ids=str_id)
+def test_claude_goes_on_from_a_prefill_up_to_its_generation_4_5(model: CatalogueModel) -> None:
+    old = "-4-5" in model.name
+
+    assert (Capability.PREFILL in abilities(model.name, "anthropic")) is old
+    assert (Capability.ADAPTIVE_REASONING in abilities(model.name, "anthropic")) is not old
+    assert Capability.JSON_SCHEMA in model.capabilities
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "search"),
+    [
+        ("claude-haiku-4-5", "anthropic", 10_000_000),
+        ("gpt-5", "openai", 10_000_000),
+        ("gpt-4.1", "openai", 25_000_000),
+        ("gemini-3.8-flash", "gemini", 14_000_000),
+        ("gpt-oss-120b", "groq", 5_000_000),
+        ("gpt-oss-120b", "cerebras", 0),
+    ],
+)
+def test_searches_are_priced_where_the_vendor_bills_each_of_them(model: str, provider: str, search: int) -> None:
+    assert card(model, provider).search_nano == search
+
+
+def test_a_vendor_that_bills_searches_by_the_prompt_has_no_price_for_each() -> None:
+    assert card("gemini-2.5-flash", "gemini").search_nano == 0
+
+
+def test_images_are_priced_by_their_own_tokens() -> None:
+    price = card("gpt-image-2", "openai")
+
+    assert (price.input_pico, price.image_in_pico, price.output_pico) == (usd("5"), usd("8"), usd("30"))
+    assert card("gemini-3-pro-image", "gemini").image_out_pico == usd("120")
 
 
 def test_the_catalogue_is_read_once() -> None:
