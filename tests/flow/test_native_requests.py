@@ -367,6 +367,9 @@ def canonical(target: str, body: Json) -> Json:
     return found
 
 
+JSON_WORDS = "Answer with one JSON object and nothing else."
+
+
 def allowing(request: Json, wanted: Json, got: Json) -> tuple[Json, Json]:
     """Both sides without what RouterX adds by documented default where a target asks for what the caller left out."""
     names = {call["function"]["name"] for one in request["messages"] for call in one.get("tool_calls") or ()}
@@ -375,6 +378,8 @@ def allowing(request: Json, wanted: Json, got: Json) -> tuple[Json, Json]:
     roles = [one["role"] for one in request["messages"] if one["role"] not in ("system", "developer")]
     if roles[0] == "assistant" and got["turns"][0] == ("user", [("text", "…")]):
         got = got | {"turns": got["turns"][1:]}  # The first turn has to be the user's.
+    if (request.get("response_format") or {}).get("type") == "json_object" and not got["json_mode"]:
+        got = got | {"system": got["system"].removesuffix(JSON_WORDS)}  # Where the wire has no such wish.
     if not {"max_tokens", "max_completion_tokens"} & request.keys():
         wanted = wanted | {"max_tokens": got["max_tokens"]}
     return wanted, got
@@ -403,10 +408,22 @@ def by_native(target: str) -> list[tuple[str, Json, Json]]:
         request, losses = oracle.to_openai(fixture, "m")
         if oracle.hard(losses) or {"thinking", "thinking_block", "empty_assistant"} & set(losses):
             continue
+        if has_parted_texts(fixture["request_body"]):
+            continue
         request.pop("stream", None)
         wanted = canonical(target, fixture["request_body"])
         found.append((fixture["id"], request, wanted | {"stream": False}))
     return found
+
+
+def has_parted_texts(body: Json) -> bool:
+    """An answer in several texts, which the way back to OpenAI's format has made into one."""
+    turns = [
+        one.get("content", one.get("parts"))
+        for one in body.get("messages", body.get("contents", ()))
+        if one.get("role") in ("assistant", "model")
+    ]
+    return any(isinstance(turn, list) and sum("text" in part for part in turn) > 1 for turn in turns)
 
 
 def by_openai(target: str) -> list[tuple[str, Json, Json]]:
@@ -424,9 +441,15 @@ def by_openai(target: str) -> list[tuple[str, Json, Json]]:
 def is_portable(body: Json, target: str) -> bool:
     """No parts that another vendor has no word for, only today's roles, and a temperature that the target knows."""
     roles = {"system", "developer", "user", "assistant", "tool"}
-    for message in body.get("messages") or [{}]:
-        if message.get("role") not in roles or message.get("function_call"):
-            return False
+    messages = body.get("messages") or [{}]
+    systems = [message.get("role") in ("system", "developer") for message in messages]
+    if systems != sorted(systems, reverse=True):
+        return False  # Their comparison moves them to the top, where RouterX leaves them in their place.
+    for message in messages:
+        if message.get("role") not in roles or message.get("function_call") or message.get("reasoning_details"):
+            return False  # A thought that another provider signed is one that the fake does not know.
+        if message["role"] == "tool" and "image_url" in str(message.get("content")):
+            return False  # Their reading leaves out pictures in results.
         parts = message.get("content")
         kinds = {part.get("type") for part in parts if isinstance(part, dict)} if isinstance(parts, list) else set()
         if kinds & {"input_audio", "file", "custom", "thinking", "refusal"} or has_url(parts):

@@ -62,6 +62,8 @@ def recording(file: str) -> Fixture:
 def expected(fixture: Fixture) -> Reading:
     """What a caller is to be told of a recording, whatever format it speaks."""
     found: Reading = tool("oracle").expected(fixture)
+    if found["has_usage"] and found["prompt_tokens_excl"] is None:
+        found["has_usage"] = False  # A report without numbers.
     if fixture["api"] == "openai.responses" and found["cache_write_tokens"] is None:
         # The oracle is older than this number.
         usage = (_last_response(fixture) or {}).get("usage") or {}
@@ -225,7 +227,7 @@ def _compared(wanted: Reading, got: Reading) -> dict[str, tuple[Any, Any]]:
         return [(call["name"], {} if call["args"] is None else call["args"]) for call in reading["tool_calls"]]
 
     finish = wanted["finish"] if wanted["finish"] in CLASSES else got["finish"]
-    if finish == "stop" and wanted["tool_calls"]:
+    if wanted["finish"] == "stop" and wanted["tool_calls"]:
         finish = "tool_calls"  # Whatever the vendor's word: a caller has to see that it is its turn.
     compared: dict[str, tuple[Any, Any]] = {
         "text": (wanted["text"], got["text"]),

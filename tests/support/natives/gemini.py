@@ -178,11 +178,16 @@ def _results(sent: Sent, contents: list[Json]) -> tuple[str, ...] | None:
 
 
 def _in_order(calls: list[Json], results: list[Json]) -> list[Json]:
-    """Results as their calls stood: by id where both have one, else as they came."""
-    ids = [call.get("id") for call in calls]
-    if any(id_ is None for id_ in ids) or any(one.get("id") not in ids for one in results):
-        return results
-    return sorted(results, key=lambda one: ids.index(one["id"]))
+    """Results as their calls stood: by id where there is one, else the next of that name."""
+    rest, found = list(results), []
+    for call in calls:
+        key = "id" if call.get("id") is not None else "name"
+        fitting = next((one for one in rest if one.get(key) == call[key]), None)
+        refuse_unless(fitting is not None, f"no response for {call['name']}")
+        assert fitting is not None
+        rest.remove(fitting)
+        found.append(fitting)
+    return found
 
 
 def _check_signatures(sent: Sent, parts: list[Json], place: int) -> None:
