@@ -29,6 +29,6 @@ def effort_of(budget_tokens: int) -> Effort:
     """The word for so many tokens of thought."""
     if budget_tokens <= 0:
         return "none"
-    if budget_tokens <= 2_048:
+    if budget_tokens <= 4_096:
         return "low"
     return "medium" if budget_tokens <= 12_000 else "high"

@@ -6,9 +6,13 @@ in the wire's own signature, marked with whose it is, or, for a tool call, in th
 
 import base64
 import binascii
+import re
 
 _MARK = "rx1."
 _IN_ID = "--rx1-"
+_ID = "id"
+"""Stands where an origin does, before the id itself as it was."""
+_ODD = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def pack(origin: str, signature: str, id: str | None = None) -> str:  # noqa: A002 (the wire's own word)
@@ -35,16 +39,28 @@ def pack_call_id(id: str, origin: str | None, signature: str | None) -> str:  # 
     return f"{id}{_IN_ID}{origin}-{_encode(signature)}"
 
 
+def plain_call_id(id: str) -> str:  # noqa: A002
+    """The id in letters, digits, `_` and `-`, for wires that allow no others; unpack_call_id() restores it."""
+    plain = _ODD.sub("_", id)
+    return id if plain == id else f"{plain}{_IN_ID}{_ID}-{_encode(id)}"
+
+
 def unpack_call_id(id: str) -> tuple[str, str | None, str | None]:  # noqa: A002
     """(id, origin, signature); the latter two are None for an id that holds none."""
+    plain, origin, signature = _split(id)
+    if origin == _ID and signature is not None:
+        return signature, None, None
+    _, mark, restored = _split(plain)
+    return restored if mark == _ID and restored is not None else plain, origin, signature
+
+
+def _split(id: str) -> tuple[str, str | None, str | None]:  # noqa: A002
     plain, mark, packed = id.rpartition(_IN_ID)
     if not mark:
         return id, None, None
     origin, dash, encoded = packed.partition("-")
-    signature = _decode(encoded)
-    if not dash or not signature:
-        return id, None, None
-    return plain, origin, signature
+    text = _decode(encoded)
+    return (plain, origin, text) if dash and text else (id, None, None)
 
 
 def _encode(text: str) -> str:
@@ -53,6 +69,6 @@ def _encode(text: str) -> str:
 
 def _decode(text: str) -> str | None:
     try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("utf-8", "surrogatepass")
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("utf-8", "surrogatepass")
     except (binascii.Error, ValueError):
         return None
