@@ -6,9 +6,10 @@ spellings: design, PROVIDERS.md 6e and FAULTS.md 27-30.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 RETRY_AFTER_MIN_S = 1.0
 RETRY_AFTER_MAX_S = 300.0
@@ -16,9 +17,11 @@ RETRY_AFTER_MAX_S = 300.0
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?\Z")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s|d)")
 _UNIT_S = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_LISTED = re.compile(r";\s*([rt])=(\d{1,12})(?=\s*(?:;|$))")
 _EPOCH_S_MIN = 1e9
 _EPOCH_MS_MIN = 1e12
 _LENGTH_MAX = 64
+_LIST_LENGTH_MAX = 512
 
 
 def retry_after_s(headers: Mapping[str, str], hint: str | None = None) -> float | None:
@@ -40,22 +43,43 @@ def retry_after_s(headers: Mapping[str, str], hint: str | None = None) -> float 
     return min(max(wait_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
 
 
+class _Window(NamedTuple):
+    """One of the limits that a reply tells of."""
+
+    reset_s: float
+    left: float | None
+    size: float | None
+
+
 def _reset_s(headers: Mapping[str, str], now_s: float | None) -> float | None:
-    """When a limit refills. Of several: the last of those that are used up, else the first of all."""
-    waits: list[float] = []
-    empty: list[float] = []
-    for name, value in headers.items():
-        if "ratelimit" not in name or "reset" not in name:
-            continue
-        wait_s = _delay_s(value, now_s, epoch=True)
-        if wait_s is None:
-            continue
-        waits.append(wait_s)
-        if headers.get(name.replace("reset", "remaining")) == "0":
-            empty.append(wait_s)
+    """When a limit refills. Of several: the last of those that are used up, else the first of those that are not full:
+    a window that nothing was taken from, like a day's requests beside a minute's tokens, is not what refused."""
+    windows = [*_named_windows(headers, now_s), *_listed_windows(headers.get("ratelimit", ""))]
+    empty = [window.reset_s for window in windows if window.left is not None and window.left <= 0]
     if empty:
         return max(empty)
-    return min(waits, default=None)
+    return min(
+        (window.reset_s for window in windows if window.left is None or window.left != window.size), default=None
+    )
+
+
+def _named_windows(headers: Mapping[str, str], now_s: float | None) -> Iterator[_Window]:
+    """`x-ratelimit-reset-tokens`, `anthropic-ratelimit-tokens-reset`, `x-ratelimit-reset-tokens-minute` and the like,
+    each with its sisters that say `remaining` and `limit` in the same place."""
+    for name, value in headers.items():
+        if "ratelimit" in name and "reset" in name:
+            reset_s = _delay_s(value, now_s, epoch=True)
+            if reset_s is not None:
+                left = _number(headers.get(name.replace("reset", "remaining"), ""))
+                yield _Window(reset_s, left, _number(headers.get(name.replace("reset", "limit"), "")))
+
+
+def _listed_windows(text: str) -> Iterator[_Window]:
+    """`"api";r=0;t=55, …` of draft-ietf-httpapi-ratelimit-headers: what is left, and seconds until it is more."""
+    for item in text[:_LIST_LENGTH_MAX].split(","):
+        found = dict(_LISTED.findall(item))
+        if "t" in found:
+            yield _Window(float(found["t"]), float(found["r"]) if "r" in found else None, None)
 
 
 def _milliseconds(text: str) -> float | None:
