@@ -8,7 +8,7 @@ from routerx.errors import RouterXError
 
 def error_body(error: RouterXError, request_id: str) -> bytes:
     """`{"error": {…}}`, with the error's public details beside the fixed fields."""
-    return jsonx.encode({"error": _fields(error, request_id)})
+    return jsonx.encode({"error": error_fields(error, request_id)})
 
 
 def error_frames(error: RouterXError, request_id: str, response_id: str | None) -> bytes:
@@ -16,12 +16,12 @@ def error_frames(error: RouterXError, request_id: str, response_id: str | None) 
     chunk = {
         "id": request_id if response_id is None else response_id,
         "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}],
-        "error": _fields(error, request_id),
+        "error": error_fields(error, request_id),
     }
     return b"data: " + jsonx.encode(chunk) + b"\n\ndata: [DONE]\n\n"
 
 
-def _fields(error: RouterXError, request_id: str) -> dict[str, Any]:
+def error_fields(error: RouterXError, request_id: str) -> dict[str, Any]:
     return {
         **error.details,
         "message": error.message,

@@ -1,0 +1,136 @@
+"""The wire format of OpenAI's Responses: requests, replies, streams and errors, in that order."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from routerx import jsonx
+from routerx.dialects import classify
+from routerx.dialects.base import (
+    Aim,
+    Asked,
+    CallerDialect,
+    ChatSource,
+    ChatTarget,
+    EmbeddingSource,
+    EmbeddingTarget,
+    Encoded,
+    Reply,
+    Splitter,
+    StreamDecoder,
+    StreamEncoder,
+    StreamTap,
+)
+from routerx.dialects.leniently import decode_or_none
+from routerx.dialects.openai_chat.errors import error_body, error_fields
+from routerx.dialects.responses.answer import encode_answer
+from routerx.dialects.responses.encoder import Encoder
+from routerx.dialects.responses.peek import peek
+from routerx.dialects.responses.request import decode_request
+from routerx.dialects.responses.stream import Decoder, decode_answer, events_of_response
+from routerx.dialects.responses.target import encode_request
+from routerx.dialects.sse import FrameSplitter
+from routerx.dialects.tap import EventTap, judged
+from routerx.domain.call import Operation, Peek
+from routerx.domain.chat import Answer, ChatRequest, MediaKind
+from routerx.domain.failure import Failure, FailureKind
+from routerx.errors import RouterXError
+from routerx.jsonx import Raw
+
+_any_decoder = msgspec.json.Decoder()
+
+
+class _Source:
+    """See dialects.base.ChatSource."""
+
+    def decode_request(self, fields: Mapping[str, Raw]) -> ChatRequest:
+        return decode_request(fields)
+
+    def encode_answer(self, answer: Answer, asked: Asked) -> tuple[bytes, tuple[str, ...]]:
+        return encode_answer(answer, asked)
+
+    def encoder(self, asked: Asked) -> StreamEncoder:
+        return Encoder(asked)
+
+
+class _Target:
+    """See dialects.base.ChatTarget."""
+
+    inline_media: frozenset[MediaKind] = frozenset({MediaKind.AUDIO})
+
+    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
+        return encode_request(request, aim)
+
+    def decode_answer(self, body: bytes, seed: str) -> Answer:
+        return decode_answer(body, seed)
+
+    def decoder(self, seed: str) -> StreamDecoder:
+        return Decoder()
+
+    def splitter(self) -> Splitter:
+        return FrameSplitter()
+
+
+class Responses:
+    """See dialects.base.CallerDialect. Holds no state."""
+
+    name = "responses"
+    source: ChatSource = _Source()
+    target: ChatTarget = _Target()
+    embedding_source: EmbeddingSource | None = None
+    embedding_target: EmbeddingTarget | None = None
+
+    # --- request
+
+    def peek(self, operation: Operation, body: bytes, fields: Mapping[str, Raw]) -> Peek:
+        return peek(fields)
+
+    def path(self, operation: Operation, model: str, *, stream: bool) -> str:
+        return "/responses"
+
+    def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
+        return {**fields, "model": Raw(jsonx.encode(model))}
+
+    # --- reply
+
+    def read_reply(self, operation: Operation, content_type: str, body: bytes) -> Reply | Failure:
+        value = decode_or_none(_any_decoder, body)
+        if not isinstance(value, dict):
+            return classify.foreign(content_type, body)
+        if value.get("error"):
+            return classify.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200)
+        if not isinstance(value.get("output"), list):
+            return classify.foreign(content_type, body)
+        if not value["output"] and not value.get("usage"):
+            return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
+        return judged(events_of_response(value))
+
+    # --- stream
+
+    def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
+        return EventTap(Decoder(), FrameSplitter(), None)
+
+    def to_stream(self, body: bytes) -> bytes:
+        asked = Asked(request=ChatRequest(messages=()), model="", request_id="", created_s=0)
+        encoder = Encoder(asked, Raw(msgspec.json.format(body, indent=-1)))
+        events = events_of_response(msgspec.json.decode(body))
+        return b"".join(encoder.encode(event) for event in events) + encoder.end()
+
+    # --- errors
+
+    def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        return classify.classify(status, headers, body)
+
+    def encode_error(self, error: RouterXError, request_id: str) -> bytes:
+        return error_body(error, request_id)
+
+    def encode_stream_error(self, error: RouterXError, request_id: str, response_id: str | None) -> bytes:
+        """The event `error` of this wire; the object inside it is what the official clients raise by."""
+        fields = error_fields(error, request_id)
+        said = {key: fields[key] for key in ("code", "message", "param")}
+        body = {**said, "type": "error", "sequence_number": 0, "error": fields}
+        return b"event: error\ndata: " + jsonx.encode(body) + b"\n\n"
+
+
+RESPONSES: Final[CallerDialect] = Responses()

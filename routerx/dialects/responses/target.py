@@ -1,0 +1,245 @@
+"""Requests of Responses: the canonical request as a provider gets it. Nothing is to be stored there, so thoughts are
+asked for in their encrypted form, to be sent back with the next request."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from routerx.dialects.base import Aim, Encoded
+from routerx.dialects.effort import effort_of
+from routerx.dialects.media import AUDIO_TYPES, data_url
+from routerx.dialects.responses.request import ORIGIN
+from routerx.domain.chat import (
+    ChatRequest,
+    CustomTool,
+    FunctionTool,
+    JsonObject,
+    JsonSchema,
+    Media,
+    MediaKind,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from routerx.domain.model import Capability
+from routerx.jsonx import Raw
+
+_AUDIO_NAMES = {mime: name for name, mime in AUDIO_TYPES.items()}
+_NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
+_NATIVE = frozenset({"max_tool_calls", "safety_identifier", "prompt_cache_retention", "context_management"})
+"""Top-level parameters of this wire that the canonical request does not have."""
+
+
+def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
+    """See dialects.base.ChatTarget."""
+    dropped: set[str] = set()
+    messages = list(request.messages)
+    fields: dict[str, Any] = {"model": aim.model, "store": False}
+    if messages and messages[0].role is Role.SYSTEM and all(isinstance(part, Text) for part in messages[0].parts):
+        first = messages.pop(0)
+        fields["instructions"] = "\n\n".join(part.text for part in first.parts if isinstance(part, Text))
+    fields["input"] = [item for message in messages for item in _items(message, dropped)]
+    if request.stream:
+        fields["stream"] = True
+    _put_wishes(fields, request, dropped)
+    _put_reasoning(fields, request, aim, dropped)
+    tools = [encoded for tool in request.tools if (encoded := _tool(tool, dropped)) is not None]
+    if tools:
+        fields["tools"] = tools
+        if request.tool_choice is not None:
+            fields["tool_choice"] = _tool_choice(request)
+        if request.parallel_tool_calls is not None:
+            fields["parallel_tool_calls"] = request.parallel_tool_calls
+    for key, raw in request.extras.items():
+        if key in _NATIVE:
+            fields[key] = raw
+        else:
+            dropped.add(key)
+    if messages and messages[-1].role is Role.ASSISTANT and Capability.PREFILL not in aim.capabilities:
+        dropped.add("prefill")
+    return Encoded(fields, tuple(sorted(dropped)))
+
+
+def _put_wishes(fields: dict[str, Any], request: ChatRequest, dropped: set[str]) -> None:
+    sampling = request.sampling
+    wishes: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_output_tokens": request.output_tokens_max,
+        "top_logprobs": request.top_logprobs,
+        "user": request.user,
+        "service_tier": request.service_tier,
+        "prompt_cache_key": request.prompt_cache_key,
+        "text": _text(request) or None,
+    }
+    fields.update({key: value for key, value in wishes.items() if value is not None})
+    missing = {
+        "top_k": sampling.top_k is not None,
+        "min_p": bool(sampling.min_p),
+        "seed": sampling.seed is not None,
+        "presence_penalty": bool(sampling.presence_penalty),
+        "frequency_penalty": bool(sampling.frequency_penalty),
+        "repetition_penalty": sampling.repetition_penalty not in (None, 1),
+        "stop": bool(sampling.stop),
+        "n": request.choices != 1,
+        "logprobs": request.logprobs,
+    }
+    dropped.update(name for name, is_lost in missing.items() if is_lost)
+
+
+def _text(request: ChatRequest) -> dict[str, Any]:
+    text: dict[str, Any] = {}
+    match request.response_format:
+        case JsonObject():
+            text["format"] = {"type": "json_object"}
+        case JsonSchema() as wish:
+            text["format"] = {"type": "json_schema", "name": wish.name or "answer", "schema": wish.schema}
+            if wish.description is not None:
+                text["format"]["description"] = wish.description
+            if wish.strict is not None:
+                text["format"]["strict"] = wish.strict
+    if request.verbosity is not None:
+        text["verbosity"] = request.verbosity
+    return text
+
+
+def _put_reasoning(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped: set[str]) -> None:
+    if Capability.REASONING in aim.capabilities:
+        fields["include"] = ["reasoning.encrypted_content"]
+    wish = request.reasoning
+    if wish is None:
+        return
+    effort = wish.effort if wish.budget_tokens is None else effort_of(wish.budget_tokens)
+    if Capability.REASONING not in aim.capabilities:
+        if effort != "none":
+            dropped.add("reasoning_effort")
+        return
+    reasoning: dict[str, Any] = {} if effort is None else {"effort": effort}
+    if wish.visible:
+        reasoning["summary"] = "auto"
+    if reasoning:
+        fields["reasoning"] = reasoning
+
+
+# --- tools -------------------------------------------------------------------------------------------------------
+
+
+def tool_object(tool: FunctionTool | CustomTool) -> dict[str, Any]:
+    """A tool as this wire has it, in requests and in the echo of them."""
+    if isinstance(tool, FunctionTool):
+        encoded: dict[str, Any] = {"type": "function", "name": tool.name, "strict": tool.strict is True}
+        encoded["parameters"] = tool.parameters if tool.parameters is not None else _NO_PARAMETERS
+    else:
+        encoded = {"type": "custom", "name": tool.name}
+        if tool.format is not None:
+            encoded["format"] = tool.format
+    if tool.description is not None:
+        encoded["description"] = tool.description
+    return encoded
+
+
+def _tool(tool: Tool, dropped: set[str]) -> Any:
+    if not isinstance(tool, Opaque):
+        return tool_object(tool)
+    if tool.origin == ORIGIN:
+        return tool.value
+    dropped.add(f"tools.{tool.type}")
+    return None
+
+
+def _tool_choice(request: ChatRequest) -> Any:
+    choice = request.tool_choice
+    assert choice is not None
+    if choice.mode != "tool":
+        return choice.mode
+    custom = any(isinstance(tool, CustomTool) and tool.name == choice.name for tool in request.tools)
+    return {"type": "custom" if custom else "function", "name": choice.name}
+
+
+# --- items -------------------------------------------------------------------------------------------------------
+
+
+def _items(message: Message, dropped: set[str]) -> Iterator[Any]:
+    """The items of one message: runs of what is said, and each call, result and thought by itself."""
+    said: list[Any] = []
+    for part in message.parts:
+        if isinstance(part, Text | Refusal | Media):
+            encoded = _part(part, message.role, dropped)
+            said += [encoded] if encoded is not None else []
+            continue
+        if said:
+            yield {"type": "message", "role": _role(message), "content": said}
+            said = []
+        yield from _item(part, dropped)
+    if said:
+        yield {"type": "message", "role": _role(message), "content": said}
+
+
+def _role(message: Message) -> str:
+    return "user" if message.role is Role.TOOL else message.role.value
+
+
+def _item(part: Part, dropped: set[str]) -> Iterator[Any]:
+    match part:
+        case ToolCall(custom=True):
+            yield {"type": "custom_tool_call", "call_id": part.id, "name": part.name, "input": part.arguments}
+        case ToolCall():
+            yield {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments}
+        case ToolResult():
+            kind = "custom_tool_call_output" if part.custom else "function_call_output"
+            yield {"type": kind, "call_id": part.call_id, "output": _output(part, dropped)}
+        case Reasoning(origin=origin, signature=signature) if origin == ORIGIN and signature is not None:
+            summary = [{"type": "summary_text", "text": part.text}] if part.text else []
+            item: dict[str, Any] = {"type": "reasoning", "summary": summary, "encrypted_content": signature}
+            yield item if part.id is None else {**item, "id": part.id}
+        case Opaque(origin=origin):
+            if origin == ORIGIN:
+                yield part.value
+            else:
+                dropped.add(f"messages.{part.type}")
+
+
+def _output(result: ToolResult, dropped: set[str]) -> Any:
+    texts = [part.text for part in result.parts if isinstance(part, Text)]
+    if len(texts) == len(result.parts):
+        text = "\n".join(texts)
+        return f"Error: {text}" if result.is_error else text
+    parts = [_part(part, Role.USER, dropped) for part in result.parts]
+    return [part for part in parts if part is not None]
+
+
+def _part(part: Text | Refusal | Media, role: Role, dropped: set[str]) -> dict[str, Any] | None:
+    match part:
+        case Text():
+            if role is Role.ASSISTANT:
+                return {"type": "output_text", "text": part.text, "annotations": []}
+            return {"type": "input_text", "text": part.text}
+        case Refusal():
+            return {"type": "refusal", "refusal": part.text}
+    return _media(part, dropped)
+
+
+def _media(media: Media, dropped: set[str]) -> dict[str, Any] | None:
+    url = media.url if media.url is not None else data_url(media) if media.data is not None else None
+    match media.kind:
+        case MediaKind.IMAGE if media.file_id is not None:
+            return {"type": "input_image", "file_id": media.file_id, "detail": media.detail or "auto"}
+        case MediaKind.IMAGE:
+            return {"type": "input_image", "image_url": url, "detail": media.detail or "auto"}
+        case MediaKind.FILE if media.file_id is not None:
+            return {"type": "input_file", "file_id": media.file_id}
+        case MediaKind.FILE if media.url is not None:
+            return {"type": "input_file", "file_url": media.url}
+        case MediaKind.FILE:
+            return {"type": "input_file", "filename": media.name or "file", "file_data": url}
+        case MediaKind.AUDIO if media.data is not None:
+            shape = _AUDIO_NAMES.get(media.mime or "", "wav")
+            return {"type": "input_audio", "input_audio": {"data": media.data, "format": shape}}
+    dropped.add(f"messages.{media.kind.value}")
+    return None
