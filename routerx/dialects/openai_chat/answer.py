@@ -7,7 +7,7 @@ from typing import Any
 from routerx import jsonx
 from routerx.dialects.base import Asked
 from routerx.dialects.media import data_url
-from routerx.dialects.openai_chat.reasoning import detail
+from routerx.dialects.openai_chat.reasoning import details
 from routerx.dialects.openai_chat.usage_out import usage_object
 from routerx.dialects.signatures import pack_call_id
 from routerx.domain.chat import (
@@ -81,9 +81,9 @@ def _message(parts: Iterable[Part], dropped: set[str]) -> dict[str, Any]:
     text = "".join(thought.text for thought in thoughts)
     if text:
         message["reasoning_content"] = text
-    details = [found for place, one in enumerate(thoughts) if (found := detail(one, place)) is not None]
-    if details:
-        message["reasoning_details"] = details
+    signed = details(thoughts)
+    if signed:
+        message["reasoning_details"] = signed
     if calls:
         message["tool_calls"] = [tool_call(call) for call in calls]
     cited = [citation for part in parts if isinstance(part, Text) for citation in part.citations]

@@ -5,7 +5,7 @@ what the vendor signed, each with a `format` that says whose it is (OpenRouter's
 Clients that return an assistant's message as they got it return the signature with it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,41 +20,86 @@ ORIGINS: Mapping[str, str] = MappingProxyType(
     {name: origin for origin, name in FORMATS.items()} | {"xai-responses-v1": "responses"}
 )
 
+_ENCRYPTED = frozenset({"responses"})
+"""Dialects that encrypt every thought, so that encrypted does not mean redacted."""
 
-def detail(thought: Reasoning, index: int) -> dict[str, Any] | None:
-    """The item of a thought that somebody signed; None for any other."""
+
+def items_of(thought: Reasoning, index: int) -> list[dict[str, Any]]:
+    """The items of a thought that somebody signed, with its whole text; none for any other."""
     if thought.origin is None or thought.signature is None:
-        return None
-    whose = {"format": FORMATS.get(thought.origin, thought.origin), "index": index}
+        return []
+    whose: dict[str, Any] = {"format": FORMATS.get(thought.origin, thought.origin), "index": index}
+    told = {"type": "reasoning.summary", "summary": thought.text, **whose}
     if thought.id is not None:
         whose["id"] = thought.id
-    if thought.redacted:
-        return {"type": "reasoning.encrypted", "data": thought.signature, **whose}
-    return {"type": "reasoning.text", "text": thought.text, "signature": thought.signature, **whose}
+    if thought.redacted or thought.origin in _ENCRYPTED:
+        sealed = {"type": "reasoning.encrypted", "data": thought.signature, **whose}
+        return [told, sealed] if thought.text else [sealed]
+    return [{"type": "reasoning.text", "text": thought.text, "signature": thought.signature, **whose}]
 
 
-def from_detail(item: Any) -> Reasoning | None:
+def details(thoughts: Iterable[Reasoning]) -> list[dict[str, Any]]:
+    """The items of a message's thoughts, all of them; none where nobody signed any."""
+    thoughts = tuple(thoughts)
+    if all(thought.signature is None for thought in thoughts):
+        return []
+    items = []
+    for place, thought in enumerate(thoughts):
+        items += items_of(thought, place) or [{"type": "reasoning.text", "text": thought.text, "index": place}]
+    return items
+
+
+def from_details(value: Any) -> list[Reasoning]:
+    """The thoughts of a list of items. A thought may be several of them: a summary and what it sums up, encrypted; or,
+    where a stream was gathered piece by piece, texts of one index, the last one with the signature."""
+    whole: list[dict[str, Any]] = []
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            if whole and _continues(whole[-1], item):
+                text = f"{_said(whole[-1])}{_said(item)}"
+                whole[-1] = {**whole[-1], **{key: one for key, one in item.items() if one is not None}, "text": text}
+            else:
+                whole.append(item)
+    return [thought for item in whole if (thought := _from_item(item)) is not None]
+
+
+def _continues(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    match one.get("type"), other.get("type"):
+        case "reasoning.summary", "reasoning.encrypted":
+            return True
+        case ("reasoning.text", "reasoning.text") | ("reasoning.summary", "reasoning.summary"):
+            return one.get("index") is not None and one.get("index") == other.get("index") and not one.get("signature")
+    return False
+
+
+def _said(item: dict[str, Any]) -> str:
+    return _text(item.get("text")) or _text(item.get("summary"))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _from_item(item: dict[str, Any]) -> Reasoning | None:
     """The thought of one item; None where there is none."""
-    if not isinstance(item, dict):
-        return None
     shape = item.get("format")
     origin = ORIGINS.get(shape, shape) if isinstance(shape, str) else None
-    text = item.get("text") or item.get("summary")
-    text = text if isinstance(text, str) else ""
+    text = _said(item)
     encrypted = item.get("type") == "reasoning.encrypted"
     signature = item.get("data") if encrypted else item.get("signature")
     id_ = item.get("id")
-    id_ = id_ if isinstance(id_, str) else None
     if isinstance(signature, str) and signature and origin is not None:
-        return Reasoning(text, signature, origin, redacted=encrypted, id=id_)
+        redacted = encrypted and origin not in _ENCRYPTED
+        return Reasoning(text, signature, origin, redacted=redacted, id=id_ if isinstance(id_, str) else None)
     return Reasoning(text) if text else None
 
 
 def thoughts_of(message: Node) -> Iterator[Reasoning]:
     """The thoughts in an assistant's message (or in a `thinking` part) of a caller's history."""
-    details = message.get("reasoning_details")
-    if details is not None and isinstance(details.value, list) and details.value:
-        yield from (thought for thought in map(from_detail, details.value) if thought is not None)
+    items = message.get("reasoning_details")
+    thoughts = from_details(items.value) if items is not None else []
+    if thoughts:
+        yield from thoughts
         return
     blocks = message.get("thinking_blocks")
     if blocks is not None and isinstance(blocks.value, list) and blocks.value:
@@ -88,7 +133,7 @@ def _from_block(block: Any) -> Reasoning | None:
     data, text, signature = block.get("data"), block.get("thinking"), block.get("signature")
     if isinstance(data, str) and data:
         return Reasoning("", data, "anthropic", redacted=True)
-    text = text if isinstance(text, str) else ""
+    text = _text(text)
     if isinstance(signature, str) and signature:
         return Reasoning(text, signature, "anthropic")
     return Reasoning(text) if text else None

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from routerx import jsonx
 from routerx.dialects.base import Asked, Frame
@@ -12,7 +13,7 @@ from routerx.dialects.classify import failure_in_band
 from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.media import from_url, kind_of
 from routerx.dialects.openai_chat.answer import FINISHES, annotation, image
-from routerx.dialects.openai_chat.reasoning import detail, from_detail, plain_text
+from routerx.dialects.openai_chat.reasoning import from_details, items_of, plain_text
 from routerx.dialects.openai_chat.tap import DONE, DONE_FRAME
 from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.dialects.openai_chat.usage_out import usage_object
@@ -110,14 +111,11 @@ class Decoder:
         """The events of one chunk."""
         envelope = chunk.get("x_groq")  # The name is on the wire.
         envelope = envelope if isinstance(envelope, dict) else {}
+        events: list[Event] = []
+        choices = chunk.get("choices")
         error = chunk.get("error") or envelope.get("error")
         if error:
-            return [Failed(failure_in_band(error, otherwise=FailureKind.ERROR_MIDSTREAM))]
-        events: list[Event] = []
-        if not self._began:
-            self._began = True
-            events.append(Began(_text(chunk.get("id")), _text(chunk.get("model"))))
-        choices = chunk.get("choices")
+            choices = None
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 index = choice.get("index")
@@ -128,6 +126,12 @@ class Decoder:
         for report in (envelope.get("usage"), chunk.get("usage")):
             if report is not None:
                 self._report(report, events)
+        if not self._began and (events or choices):
+            # One vendor's first chunk holds nothing, not even its names.
+            self._began = True
+            events.insert(0, Began(_text(chunk.get("id")), _text(chunk.get("model"))))
+        if error:
+            events.append(Failed(failure_in_band(error, otherwise=FailureKind.ERROR_MIDSTREAM)))
         return events
 
     def finish(self) -> Sequence[Event]:
@@ -161,6 +165,8 @@ class _Choice:
         self._index = index
         self._seed = seed
         self._calls: list[_Call] = []
+        self._told = ""
+        """The thought that is open."""
         self._finished = False
 
     def take(self, choice: dict[str, Any]) -> Iterator[Event]:
@@ -211,7 +217,7 @@ class _Choice:
             if item.get("type") == "thinking":
                 thought = plain_text(item.get("thinking"))
                 if thought:
-                    yield ReasoningDelta(thought, self._index)
+                    yield from self._thought(thought)
             else:
                 text = item.get("text")
                 if isinstance(text, str) and text:
@@ -219,15 +225,23 @@ class _Choice:
 
     def _thoughts(self, delta: dict[str, Any]) -> Iterator[Event]:
         """Text under either name, once; what somebody signed ends a thought."""
-        items = [thought for item in _dicts(delta.get("reasoning_details")) if (thought := from_detail(item))]
+        items = from_details(delta.get("reasoning_details"))
         text = plain_text(delta.get("reasoning_content")) or plain_text(delta.get("reasoning"))
-        if not text:
-            text = "".join(thought.text for thought in items)
-        if text:
-            yield ReasoningDelta(text, self._index)
+        told = "".join(thought.text for thought in items)
+        if text and "".join(text.split()) != "".join(told.split()):
+            yield from self._thought(text)
+            items = [structs.replace(thought, text="") for thought in items]
         for thought in items:
+            # Some repeat a whole thought beside its signature, RouterX among them.
+            if thought.text and (thought.origin is None or thought.text != self._told):
+                yield from self._thought(thought.text)
             if thought.origin is not None:
+                self._told = ""
                 yield ReasoningSigned(thought.signature, thought.origin, thought.redacted, thought.id, self._index)
+
+    def _thought(self, text: str) -> Iterator[Event]:
+        self._told += text
+        yield ReasoningDelta(text, self._index)
 
     def _citation(self, item: dict[str, Any]) -> Iterator[Event]:
         source = item.get("url_citation")
@@ -347,7 +361,7 @@ class Encoder:
 
     def end(self) -> bytes:
         frames = b""
-        for choice in range(self._asked.request.choices):
+        for choice in sorted(self._told | {0}):  # A provider may make fewer than were asked for.
             if choice not in self._finished:
                 frames += self._finish(Finished(Finish.STOP, choice=choice))
         if self._usage is not None and self._asked.request.wants_usage:
@@ -383,16 +397,22 @@ class Encoder:
 
     def _delta(self, event: Event) -> dict[str, Any] | None:
         match event:
-            case TextDelta():
-                return {"content": event.text}
-            case RefusalDelta():
-                return {"refusal": event.text}
             case ReasoningDelta():
                 self._thoughts.setdefault(event.choice, []).append(event.text)
                 return {"reasoning_content": event.text}
             case ReasoningSigned():
                 return self._signature(event)
+        return self._said(event)
+
+    def _said(self, event: Event) -> dict[str, Any] | None:
+        match event:
+            case TextDelta():
+                self._thoughts.pop(event.choice, None)
+                return {"content": event.text}
+            case RefusalDelta():
+                return {"refusal": event.text}
             case ToolCallStarted():
+                self._thoughts.pop(event.choice, None)
                 return {"tool_calls": [_started(event)]}
             case ToolCallDelta():
                 return {"tool_calls": [{"index": event.index, "function": {"arguments": event.arguments}}]}
@@ -410,8 +430,8 @@ class Encoder:
         text = "".join(self._thoughts.pop(event.choice, ()))
         place = self._signed.get(event.choice, 0)
         self._signed[event.choice] = place + 1
-        item = detail(Reasoning(text, event.signature, event.origin, event.redacted, event.id), place)
-        return None if item is None else {"reasoning_details": [item]}
+        items = items_of(Reasoning(text, event.signature, event.origin, event.redacted, event.id), place)
+        return {"reasoning_details": items} if items else None
 
 
 def _started(event: ToolCallStarted) -> dict[str, Any]:

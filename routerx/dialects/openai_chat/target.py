@@ -7,7 +7,7 @@ from typing import Any
 from routerx.dialects.base import Aim, Encoded
 from routerx.dialects.effort import effort_of
 from routerx.dialects.media import AUDIO_TYPES, data_url
-from routerx.dialects.openai_chat.reasoning import detail
+from routerx.dialects.openai_chat.reasoning import details
 from routerx.dialects.openai_chat.request import ORIGIN
 from routerx.domain.chat import (
     ChatRequest,
@@ -223,9 +223,9 @@ def _assistant(message: Message, aim: Aim, dropped: set[str]) -> dict[str, Any]:
         if text:
             encoded[aim.reasoning_field] = text
         if aim.reasoning_field == "reasoning":
-            details = [found for place, one in enumerate(thoughts) if (found := detail(one, place)) is not None]
-            if details:
-                encoded["reasoning_details"] = details
+            signed = details(thoughts)
+            if signed:
+                encoded["reasoning_details"] = signed
     return _named(message, encoded)
 
 
