@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from routerx import jsonx
 from routerx.domain.chat import ChatRequest, CustomTool, FunctionTool, Opaque
 from routerx.errors import InvalidParameter
@@ -30,7 +32,10 @@ class Node:
     def number(self) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong("a number")
-        return float(self.value)
+        try:
+            return float(self.value)
+        except OverflowError:  # Whole numbers may have any number of digits.
+            raise self.wrong("a smaller number") from None
 
     def integer(self) -> int:
         if isinstance(self.value, float) and self.value.is_integer():
@@ -101,7 +106,15 @@ class Body:
         raw = self._left.pop(key, None)
         if raw is None or raw == _NULL:
             return None
-        return Node(jsonx.decode(bytes(raw)), key)
+        try:
+            return Node(jsonx.decode(bytes(raw)), key)
+        except msgspec.DecodeError as error:  # A number beyond what a float holds: everything else is checked before.
+            raise InvalidParameter(f"{key!r} cannot be read: {error}.", param=key) from None
+
+    def put_back(self, key: str, rest: Mapping[str, Any]) -> None:
+        """What of a field that was taken nobody has read, if anything: it is an extra."""
+        if rest:
+            self._left[key] = Raw(jsonx.encode(rest))
 
     def drop(self, *keys: str) -> None:
         """Fields that say nothing to anybody else."""
