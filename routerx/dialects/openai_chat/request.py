@@ -49,14 +49,14 @@ def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
     stream_options = body.take("stream_options")
     budget = body.integer("max_completion_tokens")
     older = body.integer("max_tokens")
-    tools = tuple(_tools(body))
+    tools, choice = tuple(_tools(body)), body.take("tool_choice") or body.take("function_call")
     return check_tool_choice(
         ChatRequest(
             messages=tuple(_message(node.object()) for node in messages.items()) if messages is not None else (),
             stream=body.flag("stream") is True,
             wants_usage=stream_options is not None and stream_options.object().value.get("include_usage") is True,
-            tools=tools,
-            tool_choice=_tool_choice(body.take("tool_choice") or body.take("function_call")),
+            tools=_allowed(tools, choice),
+            tool_choice=_tool_choice(choice),
             parallel_tool_calls=body.flag("parallel_tool_calls"),
             sampling=_sampling(body),
             output_tokens_max=budget if budget is not None else older,
@@ -172,8 +172,26 @@ def _tool_choice(node: Node | None) -> ToolChoice | None:
     kind = node.object().text_of("type")
     if kind == "allowed_tools":
         return _tool_choice(node.need("allowed_tools").object().need("mode"))
-    inner = node if kind is None else node.need(node.need("type").one_of("function", "custom")).object()
-    return ToolChoice("tool", inner.need("name").text())
+    if kind is not None:
+        return ToolChoice(
+            "tool", node.need(node.need("type").one_of("function", "custom")).object().need("name").text()
+        )
+    # The older `function_call: {"name": …}`, or what some clients send without a type.
+    function = node.get("function")
+    return ToolChoice("tool", (node if function is None else function.object()).need("name").text())
+
+
+def _allowed(tools: tuple[Tool, ...], choice: Node | None) -> tuple[Tool, ...]:
+    """Those that a choice of `allowed_tools` leaves; what it cannot name (a tool only this wire has) is left."""
+    if choice is None or not isinstance(choice.value, dict) or choice.value.get("type") != "allowed_tools":
+        return tools
+    listed = choice.need("allowed_tools").object().need("tools")
+    names = set()
+    for item in listed.items():
+        kind = item.object().need("type").text()
+        if kind in ("function", "custom"):
+            names.add(item.need(kind).object().need("name").text())
+    return tuple(tool for tool in tools if isinstance(tool, Opaque) or tool.name in names)
 
 
 # --- messages ----------------------------------------------------------------------------------------------------
@@ -187,7 +205,7 @@ def _message(node: Node) -> Message:
         return Message(Role.TOOL, (_result(node, legacy=role == "function"),))
     parts = list(_content(node.get("content")))
     if role == "assistant":
-        parts = [*thoughts_of(node), *parts, *_refusal(node), *_calls(node)]
+        parts = [*thoughts_of(node), *parts, *_refusal(node), *_made(node), *_calls(node)]
     return Message(Role(role), tuple(parts), node.text_of("name"))
 
 
@@ -195,6 +213,16 @@ def _refusal(node: Node) -> Iterator[Part]:
     refusal = node.text_of("refusal")
     if refusal:
         yield Refusal(refusal)
+
+
+def _made(node: Node) -> Iterator[Part]:
+    """Pictures that the model made, as clients return them, and sound, which only its maker keeps."""
+    images = node.get("images")
+    for image in images.items() if images is not None else ():
+        yield _linked(MediaKind.IMAGE, image.object(), "image_url")
+    audio = node.get("audio")
+    if audio is not None:
+        yield Opaque(ORIGIN, "audio", audio.raw())
 
 
 def _calls(node: Node) -> Iterator[Part]:

@@ -66,6 +66,8 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     _put_tools(fields, request, dropped)
     _put_wishes(fields, request)
     _put_effort(fields, request, aim, dropped)
+    if request.logprobs:
+        dropped.add("logprobs")  # The canonical answer has no place for them.
     for key, raw in request.extras.items():
         if key in _NATIVE:
             fields[key] = raw
@@ -90,8 +92,6 @@ def _put_wishes(fields: dict[str, Any], request: ChatRequest) -> None:
         "repetition_penalty": sampling.repetition_penalty,
         "stop": list(sampling.stop) or None,
         "n": request.choices if request.choices != 1 else None,
-        "logprobs": True if request.logprobs else None,
-        "top_logprobs": request.top_logprobs,
         "verbosity": request.verbosity,
         "user": request.user,
         "service_tier": request.service_tier,
@@ -175,14 +175,31 @@ def _tool_choice(choice: ToolChoice, tools: Iterable[Tool]) -> Any:
 
 
 def _messages(request: ChatRequest, aim: Aim, dropped: set[str]) -> Iterator[dict[str, Any]]:
+    """Pictures of a tool's result, or of the model's own making, can only be shown by a user: they follow in a message
+    of their own, behind all results of the round."""
+    shown: list[Media] = []
     for message in request.messages:
+        if message.role is not Role.TOOL:
+            yield from _shown(shown, dropped)
+            shown = []
         if message.role is Role.TOOL:
-            yield from _results(message, dropped)
+            for part in message.parts:
+                if isinstance(part, ToolResult):
+                    yield _result(part)
+                    shown += [item for item in part.parts if isinstance(item, Media)]
         elif message.role is Role.ASSISTANT:
             yield _assistant(message, aim, dropped)
+            shown += [part for part in message.parts if isinstance(part, Media)]
         else:
             role = "system" if message.role is Role.DEVELOPER else message.role.value
             yield _named(message, {"role": role, "content": _content(message.parts, dropped)})
+    yield from _shown(shown, dropped)
+
+
+def _shown(media: list[Media], dropped: set[str]) -> Iterator[dict[str, Any]]:
+    content = _content(media, dropped)
+    if content:
+        yield {"role": "user", "content": content}
 
 
 def _named(message: Message, encoded: dict[str, Any]) -> dict[str, Any]:
@@ -191,24 +208,15 @@ def _named(message: Message, encoded: dict[str, Any]) -> dict[str, Any]:
     return encoded
 
 
-def _results(message: Message, dropped: set[str]) -> Iterator[dict[str, Any]]:
-    """One message for each result, then what of them only a user's message can hold."""
-    shown: list[Part] = []
-    for part in message.parts:
-        if not isinstance(part, ToolResult):
-            continue
-        texts = [item.text for item in part.parts if isinstance(item, Text)]
-        pictures = [item for item in part.parts if isinstance(item, Media)]
-        text = "\n".join(texts) if texts or not pictures else "(see the next message)"
-        yield {"role": "tool", "tool_call_id": part.call_id, "content": f"Error: {text}" if part.is_error else text}
-        shown += pictures
-    if shown:
-        yield {"role": "user", "content": _content(shown, dropped)}
+def _result(result: ToolResult) -> dict[str, Any]:
+    texts = [item.text for item in result.parts if isinstance(item, Text)]
+    text = "\n".join(texts) if texts or not result.parts else "(see the next message)"
+    return {"role": "tool", "tool_call_id": result.call_id, "content": f"Error: {text}" if result.is_error else text}
 
 
 def _assistant(message: Message, aim: Aim, dropped: set[str]) -> dict[str, Any]:
     encoded: dict[str, Any] = {"role": "assistant"}
-    said = [part for part in message.parts if isinstance(part, Text | Media | Opaque)]
+    said = [part for part in message.parts if isinstance(part, Text | Opaque)]
     calls = [_call(part) for part in message.parts if isinstance(part, ToolCall)]
     refusals = [part.text for part in message.parts if isinstance(part, Refusal)]
     content = _content(said, dropped)
@@ -240,14 +248,12 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _content(parts: Iterable[Part], dropped: set[str]) -> str | list[Any]:
-    """Plain text where that says it all: every server takes that."""
+    """Plain text where that says it all: not every server takes lists of parts."""
+    parts = tuple(parts)
+    if all(isinstance(part, Text) for part in parts):
+        return "\n".join(part.text for part in parts if isinstance(part, Text))
     encoded = [one for part in parts if (one := _part(part, dropped)) is not None]
-    if all(isinstance(one, dict) and one["type"] == "text" for one in encoded):
-        if len(encoded) == 1:
-            return str(encoded[0]["text"])
-        if not encoded:
-            return ""
-    return encoded
+    return encoded if encoded else ""
 
 
 def _part(part: Part, dropped: set[str]) -> Any:
