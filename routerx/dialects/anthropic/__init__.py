@@ -69,7 +69,7 @@ class _Target:
         return decode_answer(body, seed)
 
     def decoder(self, seed: str) -> StreamDecoder:
-        return Decoder()
+        return Decoder(seed)
 
     def splitter(self) -> Splitter:
         return FrameSplitter()
@@ -125,7 +125,7 @@ class AnthropicMessages:
     # --- stream
 
     def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
-        return EventTap(Decoder(), FrameSplitter(), None)
+        return EventTap(Decoder(""), FrameSplitter(), None)
 
     def to_stream(self, body: bytes) -> bytes:
         encoder = Encoder(Asked(request=ChatRequest(messages=()), model="", request_id="", created_s=0))

@@ -4,16 +4,17 @@ from types import MappingProxyType
 from typing import Any
 
 from routerx import jsonx
-from routerx.dialects.anthropic.request import ORIGIN
+from routerx.dialects.anthropic.request import CITATIONS, ORIGIN
 from routerx.dialects.anthropic.usage import usage_object
 from routerx.dialects.base import Asked
 from routerx.dialects.reading import arguments_object
-from routerx.dialects.signatures import pack, pack_call_id
+from routerx.dialects.signatures import pack, pack_call_id, plain_call_id
 from routerx.domain.chat import (
     Answer,
     Choice,
     Citation,
     Finish,
+    Media,
     Opaque,
     Part,
     Reasoning,
@@ -23,6 +24,18 @@ from routerx.domain.chat import (
 )
 from routerx.domain.usage import Usage
 
+FINISHES = MappingProxyType(
+    {
+        "end_turn": Finish.STOP,
+        "stop_sequence": Finish.STOP,
+        "pause_turn": Finish.STOP,
+        "compaction": Finish.STOP,
+        "max_tokens": Finish.LENGTH,
+        "model_context_window_exceeded": Finish.LENGTH,
+        "tool_use": Finish.TOOL_CALLS,
+        "refusal": Finish.CONTENT_FILTER,
+    }
+)
 STOPS = MappingProxyType(
     {
         Finish.STOP: "end_turn",
@@ -66,7 +79,9 @@ def stopping(choice: Choice) -> dict[str, Any]:
     if choice.stop_sequence is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": choice.stop_sequence}
     finish = choice.finish if choice.finish is not None else Finish.STOP
-    return {"stop_reason": STOPS[finish], "stop_sequence": None}
+    native = choice.native_finish
+    known = native is not None and FINISHES.get(native) is finish
+    return {"stop_reason": native if known else STOPS[finish], "stop_sequence": None}
 
 
 def _blocks(part: Part, dropped: set[str]) -> list[Any]:
@@ -77,17 +92,17 @@ def _blocks(part: Part, dropped: set[str]) -> list[Any]:
                 block["citations"] = [citation(one) for one in part.citations]
             return [block]
         case Refusal():
-            return [{"type": "text", "text": part.text}]
+            return [{"type": "text", "text": part.text}] if part.text else []
         case Reasoning():
-            return [thought(part)]
+            return [thought(part)] if part.text or part.signature else []
         case ToolCall():
             return [call_block(part) | {"input": arguments_object(part.arguments)}]
-        case Opaque(origin=origin) if origin == ORIGIN:
+        case Opaque(origin=origin) if origin == ORIGIN and part.type != CITATIONS:
             return [part.value]
         case Opaque():
             dropped.add(part.type)
-        case _:
-            dropped.add("media")
+        case Media():
+            dropped.add(part.kind.value)
     return []
 
 
@@ -103,7 +118,8 @@ def thought(part: Reasoning) -> dict[str, Any]:
 
 def call_block(call: ToolCall) -> dict[str, Any]:
     """A tool call, its input left to the caller of this function."""
-    return {"type": "tool_use", "id": pack_call_id(call.id, call.origin, call.signature), "name": call.name}
+    id_ = pack_call_id(plain_call_id(call.id), call.origin, call.signature)
+    return {"type": "tool_use", "id": id_, "name": call.name}
 
 
 def citation(source: Citation) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Requests of Messages: a caller's as the canonical request."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from routerx.dialects import media
 from routerx.dialects.effort import EFFORTS
@@ -9,6 +10,7 @@ from routerx.dialects.signatures import unpack, unpack_call_id
 from routerx.domain.chat import (
     CacheMark,
     ChatRequest,
+    Citation,
     FunctionTool,
     JsonSchema,
     Media,
@@ -29,6 +31,22 @@ from routerx.domain.chat import (
 from routerx.jsonx import Raw
 
 ORIGIN = "anthropic"
+CITATIONS = "citations"
+"""Type of the Opaque part that holds a wish to cite the document before it, or what an answer cites of one: places
+without an address, which only this wire can tell of."""
+
+_OUTPUT = ("effort", "format")
+_TIERS = MappingProxyType({"standard_only": "default"})
+"""Service tiers that have another name here."""
+_PLACES = MappingProxyType(
+    {
+        "tool_use": (Role.ASSISTANT,),
+        "thinking": (Role.ASSISTANT,),
+        "redacted_thinking": (Role.ASSISTANT,),
+        "tool_result": (Role.USER,),
+    }
+)
+"""In whose messages a block may stand, where not in all."""
 
 
 def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
@@ -40,7 +58,7 @@ def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
     tools = tuple(_tools(body.take("tools")))
     choice, parallel = _tool_choice(body.take("tool_choice"))
     effort, schema = _output(body)
-    metadata = body.take("metadata")
+    metadata, tier = body.take("metadata"), body.text("service_tier")
     request = ChatRequest(
         messages=(*_system(system), *(one for node in _nodes(messages) for one in _message(node.object()))),
         stream=stream,
@@ -58,7 +76,7 @@ def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
         response_format=schema,
         reasoning=_thinking(body.take("thinking"), effort),
         user=metadata.object().text_of("user_id") if metadata is not None else None,
-        service_tier=body.text("service_tier"),
+        service_tier=_TIERS.get(tier, tier) if tier is not None else None,
         extras=body.extras(),
     )
     return check_tool_choice(request)
@@ -80,10 +98,12 @@ def _system(node: Node | None) -> Iterator[Message]:
 
 
 def _output(body: Body) -> tuple[Node | None, JsonSchema | None]:
-    """Effort and format: in `output_config`, or in the older `output_format`."""
+    """Effort and format: in `output_config`, or in the older `output_format`. What else is in there is left to it."""
     config, older = body.take("output_config"), body.take("output_format")
     effort = config.object().get("effort") if config is not None else None
     shape = config.get("format") if config is not None else None
+    if config is not None:
+        body.put_back("output_config", {key: config.value[key] for key in config.value if key not in _OUTPUT})
     shape = shape if shape is not None else older
     if shape is None:
         return effort, None
@@ -95,13 +115,12 @@ def _thinking(node: Node | None, effort: Node | None) -> ReasoningWish | None:
     word = None if effort is None else effort.one_of(*EFFORTS)
     if node is None:
         return None if word is None else ReasoningWish(effort=word)  # type: ignore[arg-type]  # one_of has checked.
-    kind = node.object().need("type").text()
+    kind = node.object().need("type").one_of("enabled", "disabled", "adaptive", "between_tools")
     if kind == "disabled":
         return ReasoningWish(effort="none")
-    budget, display = node.get("budget_tokens"), node.text_of("display")
-    visible = display != "omitted"
-    if budget is not None:
-        return ReasoningWish(budget_tokens=budget.integer(), visible=visible)
+    visible = node.text_of("display") != "omitted"
+    if kind == "enabled":
+        return ReasoningWish(budget_tokens=node.need("budget_tokens").integer(), visible=visible)
     return ReasoningWish(effort=word, visible=visible)  # type: ignore[arg-type]  # As above.
 
 
@@ -142,6 +161,11 @@ def _message(node: Node) -> Iterator[Message]:
     """One message, or two where a user's turn has results of tools and more."""
     role = Role(node.need("role").one_of("user", "assistant", "system"))
     content = node.get("content")
+    if content is not None and isinstance(content.value, list):
+        for block in content.items():
+            kind = block.object().need("type")
+            if role not in _PLACES.get(kind.text(), (role,)):
+                raise kind.wrong(f"a block of another type: this one has no place in a message of {role.value!r}")
     parts = tuple(_content(content)) if content is not None else ()
     results = tuple(part for part in parts if isinstance(part, ToolResult))
     if results:
@@ -174,14 +198,17 @@ def _part(node: Node) -> Iterator[Part]:
         case "text":
             text = node.need("text").text()
             if text:
-                yield Text(text, _cache(node))
+                yield Text(text, _cache(node), tuple(_citations(node)))
         case "image":
             yield _media(node, MediaKind.IMAGE)
         case "document":
-            yield _document(node)
+            yield from _document(node)
+        case "search_result":
+            yield _search_result(node)
         case "thinking":
             thought, signature = node.text_of("thinking") or "", node.text_of("signature")
-            yield _reasoning(thought, signature, redacted=False)
+            if thought or signature:
+                yield _reasoning(thought, signature, redacted=False)
         case "redacted_thinking":
             yield _reasoning("", node.need("data").text(), redacted=True)
         case "tool_use":
@@ -193,6 +220,15 @@ def _part(node: Node) -> Iterator[Part]:
             yield _result(node)
         case _:
             yield Opaque(ORIGIN, kind, node.raw())
+
+
+def _citations(node: Node) -> Iterator[Citation]:
+    """Of a text that an assistant wrote: sources with an address. The others say nothing that the text does not."""
+    found = node.get("citations")
+    for item in found.items() if found is not None and isinstance(found.value, list) else ():
+        url = item.object().text_of("url")
+        if url:
+            yield Citation(url, item.text_of("title"), item.text_of("cited_text") or None)
 
 
 def _reasoning(text: str, signature: str | None, *, redacted: bool) -> Reasoning:
@@ -212,7 +248,7 @@ def _result(node: Node) -> ToolResult:
     for part in _content(content) if content is not None else ():
         if isinstance(part, Text | Media):
             parts.append(part)
-        elif isinstance(part, Opaque):
+        elif isinstance(part, Opaque) and part.type != CITATIONS:
             parts.append(Text(bytes(part.value).decode()))  # What only this vendor shows, shown as it was written.
     return ToolResult(
         call_id=unpack_call_id(node.need("tool_use_id").text())[0],
@@ -220,6 +256,9 @@ def _result(node: Node) -> ToolResult:
         is_error=failed is not None and failed.flag(),
         cache=_cache(node),
     )
+
+
+# --- media and documents -----------------------------------------------------------------------------------------
 
 
 def _media(node: Node, kind: MediaKind) -> Media:
@@ -238,15 +277,31 @@ def _media(node: Node, kind: MediaKind) -> Media:
     raise source.need("type").wrong("one of 'base64', 'url', 'file'")
 
 
-def _document(node: Node) -> Part:
-    """A file; one that cites, or is made of text, means something to this vendor only or is text."""
+def _document(node: Node) -> Iterator[Part]:
+    """A file, or what stands in one, which any wire can tell; a wish to cite it is this wire's own."""
     source = node.need("source").object()
-    kind = source.need("type").text()
-    cited = node.get("citations")
-    if kind == "content" or (cited is not None and cited.object().value.get("enabled")):
-        return Opaque(ORIGIN, "document", node.raw())
-    name = node.text_of("title")
-    if kind == "text":
-        return Text(source.need("data").text(), _cache(node))
-    found = _media(node, MediaKind.FILE)
-    return Media(MediaKind.FILE, found.mime, found.data, found.url, found.file_id, name, cache=found.cache)
+    title, context = node.text_of("title"), node.text_of("context")
+    match source.need("type").text():
+        case "text":
+            lines = (title, context, source.need("data").text())
+            yield Text("\n\n".join(line for line in lines if line), _cache(node))
+        case "content":
+            heading = "\n\n".join(line for line in (title, context) if line)
+            if heading:
+                yield Text(heading)
+            yield from _content(source.need("content"))
+        case _:
+            found = _media(node, MediaKind.FILE)
+            yield Media(MediaKind.FILE, found.mime, found.data, found.url, found.file_id, title, cache=found.cache)
+            if context:
+                yield Text(context)
+    wish = node.get("citations")
+    if wish is not None and wish.object().value.get("enabled") is True:
+        yield Opaque(ORIGIN, CITATIONS, wish.raw())
+
+
+def _search_result(node: Node) -> Text:
+    """What the caller's own search found, as text: title, source and what it says."""
+    texts = [item.object().text_of("text") for item in node.need("content").items()]
+    lines = (node.text_of("title"), node.text_of("source"), *texts)
+    return Text("\n\n".join(line for line in lines if line), _cache(node))

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from routerx import jsonx
-from routerx.dialects.anthropic.answer import call_block, citation, opening, stopping, thought
+from routerx.dialects.anthropic.answer import FINISHES, call_block, citation, opening, stopping, thought
 from routerx.dialects.anthropic.errors import TABLE
-from routerx.dialects.anthropic.request import ORIGIN
+from routerx.dialects.anthropic.request import CITATIONS, ORIGIN
 from routerx.dialects.anthropic.usage import UsageReader, usage_object
 from routerx.dialects.base import Asked, Frame
 from routerx.dialects.classify import failure_in_band
@@ -37,18 +37,9 @@ from routerx.domain.events import (
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage
 
-FINISHES = MappingProxyType(
-    {
-        "end_turn": Finish.STOP,
-        "stop_sequence": Finish.STOP,
-        "pause_turn": Finish.STOP,
-        "compaction": Finish.STOP,
-        "max_tokens": Finish.LENGTH,
-        "model_context_window_exceeded": Finish.LENGTH,
-        "tool_use": Finish.TOOL_CALLS,
-        "refusal": Finish.CONTENT_FILTER,
-    }
-)
+_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_IMPLIED = MappingProxyType({"text_delta": "text", "thinking_delta": "thinking"})
+"""The block that a delta must belong to."""
 _any_decoder = msgspec.json.Decoder()
 
 
@@ -56,17 +47,17 @@ _any_decoder = msgspec.json.Decoder()
 
 
 def decode_answer(body: bytes, seed: str) -> Answer:
-    """See dialects.base.ChatTarget. Ids are the vendor's own; the seed is not needed."""
+    """See dialects.base.ChatTarget."""
     value = decode_or_none(_any_decoder, body)
     message = value if isinstance(value, dict) else {}
-    decoder = Decoder()
+    decoder = Decoder(seed)
     events = list(decoder.begin(message))
     content = message.get("content")
     for index, block in enumerate(content if isinstance(content, list) else ()):
         if isinstance(block, dict):
-            events += decoder.open(index, block, whole=True)
+            events += decoder.open(index, block)
             events += decoder.close(index)
-    events += decoder.stop(message)
+    events += decoder.stop(message, is_last=True)
     events += decoder.report(message.get("usage"))
     return fold(events)
 
@@ -76,10 +67,14 @@ class Decoder:
 
     end_mark = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
-    def __init__(self) -> None:
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
         self._began = False
+        self._has_content = False
         self._calls = 0
-        self._open: dict[Any, _Block] = {}
+        self._open: dict[int, _Block] = {}
+        self._places: list[Any] = []
+        """Citations that only this wire understands."""
         self._finished = False
         self._reports = UsageReader()
 
@@ -90,37 +85,41 @@ class Decoder:
         value = decode_or_none(_any_decoder, data)
         if not isinstance(value, dict):
             return [Failed(Failure(FailureKind.INVALID_CHUNK, "The provider sent an event that is no message event."))]
+        if value.get("type") == "error" or frame.event == b"error" or value.get("error"):
+            return [Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM, table=TABLE))]
         return list(self._read(value))
 
     def finish(self) -> Sequence[Event]:
         return ()
 
     def _read(self, value: dict[str, Any]) -> Iterator[Event]:
+        index = value.get("index")
+        index = index if isinstance(index, int) else 0
         match value.get("type"):
             case "message_start":
                 message = value.get("message")
-                if isinstance(message, dict) and not self._began:
-                    yield from self.begin(message)
+                if isinstance(message, dict):
+                    if not self._began:
+                        yield from self.begin(message)
                     yield from self.report(message.get("usage"))
             case "content_block_start":
                 block = value.get("content_block")
                 if isinstance(block, dict):
-                    yield from self.open(value.get("index"), block, whole=False)
+                    yield from self.open(index, block)
             case "content_block_delta":
                 delta = value.get("delta")
                 if isinstance(delta, dict):
-                    yield from self._delta(value.get("index"), delta)
+                    yield from self._delta(index, delta)
             case "content_block_stop":
-                yield from self.close(value.get("index"))
+                yield from self.close(index)
             case "message_delta":
                 yield from self.report(value.get("usage"))
                 delta = value.get("delta")
                 if isinstance(delta, dict):
-                    yield from self.stop(delta)
+                    yield from self.stop(delta, is_last=False)
             case "message_stop":
+                yield from self.stop({}, is_last=True)
                 yield Ended()
-            case "error":
-                yield Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM, table=TABLE))
 
     # --- steps, of a stream and of a whole answer
 
@@ -134,15 +133,25 @@ class Decoder:
         if (self._reports.usage, self._reports.anomaly) != before:
             yield Reported(self._reports.usage, self._reports.anomaly)
 
-    def open(self, index: Any, block: dict[str, Any], *, whole: bool) -> Iterator[Event]:
+    def open(self, index: int, block: dict[str, Any]) -> Iterator[Event]:
+        kind = block.get("type")
+        if self._finished or not isinstance(kind, str):
+            return
         if not self._began:
             yield from self.begin({})
-        kind = block.get("type")
-        state = _Block(str(kind), block)
-        self._open[index] = state
+        for place, told in list(self._open.items()):
+            # Some servers forget to end a block. A thought is over when something else begins.
+            if place == index or told.kind in _THOUGHTS:
+                yield from self.close(place)
+        state = self._open[index] = _Block(kind, block)
+        self._has_content = True
         match kind:
             case "text":
-                yield from self._text(block)
+                if text := _text(block.get("text")):
+                    yield TextDelta(text)
+                citations = block.get("citations")
+                for one in citations if isinstance(citations, list) else ():
+                    yield from self._cited(one)
             case "thinking":
                 if thinking := _text(block.get("thinking")):
                     yield ReasoningDelta(thinking)
@@ -152,43 +161,43 @@ class Decoder:
             case "tool_use":
                 state.call = self._calls
                 self._calls += 1
-                id_ = _text(block.get("id")) or f"toolu_{state.call}"
+                id_ = _text(block.get("id")) or f"toolu_{self._seed}_{state.call}"
                 yield ToolCallStarted(state.call, id_, _text(block.get("name")) or "")
-                if whole or block.get("input"):
-                    # In a stream the input is an empty object, whose text follows in pieces.
-                    state.json = jsonx.encode(block.get("input") or {}).decode()
-                    yield ToolCallDelta(state.call, state.json)
 
-    def _text(self, block: dict[str, Any]) -> Iterator[Event]:
-        if text := _text(block.get("text")):
-            yield TextDelta(text)
-        citations = block.get("citations")
-        for one in citations if isinstance(citations, list) else ():
-            yield from _cited(one)
+    def _cited(self, value: Any) -> Iterator[Event]:
+        """A source with an address; a place inside the caller's own documents means nothing elsewhere."""
+        if isinstance(value, dict) and (url := _text(value.get("url"))):
+            yield Cited(Citation(url, _text(value.get("title")), _text(value.get("cited_text"))))
+        elif value:
+            self._places.append(value)
 
-    def _delta(self, index: Any, delta: dict[str, Any]) -> Iterator[Event]:
+    def _delta(self, index: int, delta: dict[str, Any]) -> Iterator[Event]:
+        kind = delta.get("type")
         state = self._open.get(index)
+        if state is None and not self._finished and (implied := _IMPLIED.get(str(kind))):
+            yield from self.open(index, {"type": implied})  # Some servers forget to begin a block.
+            state = self._open[index]
         if state is None:
             return
-        match delta.get("type"):
+        match kind:
             case "text_delta":
                 if text := _text(delta.get("text")):
                     yield TextDelta(text)
             case "citations_delta":
-                yield from _cited(delta.get("citation"))
+                yield from self._cited(delta.get("citation"))
             case "thinking_delta":
                 if thinking := _text(delta.get("thinking")):
                     yield ReasoningDelta(thinking)
             case "signature_delta":
                 state.signature += _text(delta.get("signature")) or ""
             case "input_json_delta":
-                piece = _text(delta.get("partial_json"))
-                if piece is not None:
-                    state.json += piece
-                    if state.call is not None:
-                        yield ToolCallDelta(state.call, piece)
+                piece = state.more(_text(delta.get("partial_json")) or "")
+                if piece and state.call is not None:
+                    yield ToolCallDelta(state.call, piece)
+            case _:
+                state.grow(delta)
 
-    def close(self, index: Any) -> Iterator[Event]:
+    def close(self, index: int) -> Iterator[Event]:
         state = self._open.pop(index, None)
         if state is None:
             return
@@ -196,27 +205,28 @@ class Decoder:
             case "text":
                 pass
             case "thinking" | "redacted_thinking":
-                redacted = state.kind == "redacted_thinking"
                 if state.signature:
-                    yield ReasoningSigned(state.signature, ORIGIN, redacted)
+                    yield ReasoningSigned(state.signature, ORIGIN, state.kind == "redacted_thinking")
             case "tool_use":
                 assert state.call is not None
                 if not state.json:
-                    yield ToolCallDelta(state.call, "{}")
+                    yield ToolCallDelta(state.call, state.whole_input())
                 yield ToolCallEnded(state.call)
             case kind:
                 yield OpaqueMade(Opaque(ORIGIN, kind, state.value()))
 
-    def stop(self, message: dict[str, Any]) -> Iterator[Event]:
-        """The end of a message, or of a stream's one."""
+    def stop(self, message: dict[str, Any], *, is_last: bool) -> Iterator[Event]:
+        """The end of a message, or of a stream's one. After the last word an answer is whole, reason or not."""
         native = _text(message.get("stop_reason"))
-        if native is None or self._finished:
+        if self._finished or (native is None and not (is_last and self._has_content)):
             return
-        self._finished = True
         for index in list(self._open):
             yield from self.close(index)
-        finish = FINISHES.get(native, Finish.OTHER)
-        if finish is Finish.STOP and self._calls and native == "end_turn":
+        if self._places:
+            yield OpaqueMade(Opaque(ORIGIN, CITATIONS, msgspec.Raw(jsonx.encode(self._places))))
+        self._finished = True
+        finish = Finish.STOP if native is None else FINISHES.get(native, Finish.OTHER)
+        if self._calls and native in (None, "end_turn"):
             finish = Finish.TOOL_CALLS
         yield Finished(finish, native, _text(message.get("stop_sequence")))
 
@@ -224,31 +234,53 @@ class Decoder:
 class _Block:
     """A content block that is being told."""
 
-    __slots__ = ("_opened", "call", "json", "kind", "signature")
+    __slots__ = ("_held", "_opened", "call", "json", "kind", "signature")
 
     def __init__(self, kind: str, opened: dict[str, Any]) -> None:
         self.kind = kind
         self.call: int | None = None
         self.json = ""
+        """What of the input has been told in pieces."""
         self.signature = ""
+        self._held = ""
+        """What may yet turn out to be a `null`, which some servers send in place of no input."""
         self._opened = opened
 
-    def value(self) -> msgspec.Raw:
-        """A block of a kind that only this wire knows, whole."""
+    def more(self, piece: str) -> str:
+        """What of the input may be told on with this piece of it."""
         if not self.json:
-            return msgspec.Raw(jsonx.encode(self._opened))
-        parsed = decode_or_none(_any_decoder, self.json.encode("utf-8", "replace"))
-        return msgspec.Raw(jsonx.encode({**self._opened, "input": parsed}))
+            piece, self._held = self._held + piece, ""
+            if "null".startswith(piece.strip()):
+                self._held = piece
+                return ""
+        self.json += piece
+        return piece
+
+    def whole_input(self) -> str:
+        """The input of a block that brought it at once, or none."""
+        if self._held.strip() not in ("", "null"):
+            return self._held
+        given = self._opened.get("input")
+        if isinstance(given, str):  # Against the reference, which says it is an object.
+            return given if given.strip() else "{}"
+        return jsonx.encode({} if given is None else given).decode()
+
+    def grow(self, delta: dict[str, Any]) -> None:
+        """A piece of a block of a kind that only this wire knows: texts grow, anything else is replaced."""
+        for key, value in delta.items():
+            if key != "type":
+                before = self._opened.get(key)
+                both = isinstance(before, str) and isinstance(value, str)
+                self._opened = {**self._opened, key: before + value if both else value}
+
+    def value(self) -> msgspec.Raw:
+        """The block, whole."""
+        parsed = decode_or_none(_any_decoder, self.json.encode("utf-8", "replace")) if self.json else None
+        return msgspec.Raw(jsonx.encode(self._opened if parsed is None else {**self._opened, "input": parsed}))
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _cited(value: Any) -> Iterator[Event]:
-    """Sources with an address; places inside the caller's own documents mean nothing elsewhere."""
-    if isinstance(value, dict) and (url := _text(value.get("url"))):
-        yield Cited(Citation(url, _text(value.get("title")), _text(value.get("cited_text"))))
 
 
 # --- to callers --------------------------------------------------------------------------------------------------
@@ -361,12 +393,12 @@ class Encoder:
                 return self._delta(type="input_json_delta", partial_json=event.arguments)
             case ToolCallEnded():
                 return self._close()
-            case OpaqueMade(part=part) if part.origin == ORIGIN:
+            case OpaqueMade(part=part) if part.origin == ORIGIN and part.type != CITATIONS:
                 return self._close() + self._begin_block("opaque", part.value) + self._close()
             case OpaqueMade():
                 self.dropped.add(event.part.type)
             case MediaMade():
-                self.dropped.add("media")
+                self.dropped.add(event.media.kind.value)
         return b""
 
     def _sign(self, event: ReasoningSigned) -> bytes:

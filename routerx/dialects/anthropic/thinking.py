@@ -6,11 +6,14 @@ and in an open round of tools the assistant's turn must begin with the thought t
 themselves how much to think and take an effort in place of a budget.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from routerx.dialects.anthropic.request import ORIGIN
+from routerx.dialects.anthropic.turns import open_round
 from routerx.dialects.base import Aim
 from routerx.dialects.effort import budget_of, effort_of
-from routerx.domain.chat import ChatRequest, Message, Reasoning, ReasoningWish, Role, ToolCall
+from routerx.domain.chat import ChatRequest, Message, Reasoning, ReasoningWish
 from routerx.domain.model import Capability
 
 BUDGET_MIN = 1_024
@@ -41,9 +44,7 @@ def put_thinking(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped
 
 
 def _adapt(fields: dict[str, Any], wish: ReasoningWish) -> None:
-    fields["thinking"] = {"type": "adaptive"}
-    if wish.visible is not False:
-        fields["thinking"]["display"] = "summarized"
+    fields["thinking"] = {"type": "adaptive", "display": "omitted" if wish.visible is False else "summarized"}
     effort = wish.effort if wish.budget_tokens is None else effort_of(wish.budget_tokens)
     if effort is not None:
         fields["output_config"] = {**fields.get("output_config", {}), "effort": _EFFORTS[effort]}
@@ -51,28 +52,27 @@ def _adapt(fields: dict[str, Any], wish: ReasoningWish) -> None:
 
 def _budget(fields: dict[str, Any], request: ChatRequest, wish: ReasoningWish, aim: Aim) -> bool:
     """False where there is no room to think, or a round of tools is open whose thought was not signed here."""
-    ceiling = fields["max_tokens"]
-    budget = wish.budget_tokens
-    if budget is None:
-        budget = budget_of(wish.effort or "medium", aim.output_tokens_max)
     # The ceiling is what the caller is ready to pay for, so it is the budget that gives way.
-    budget = max(BUDGET_MIN, min(budget, ceiling - 1, ceiling * 4 // 5))
+    ceiling = fields["max_tokens"]
+    if wish.budget_tokens is not None:
+        budget = min(wish.budget_tokens, ceiling - 1)
+    else:
+        budget = min(budget_of(wish.effort or "medium", aim.output_tokens_max), ceiling * 4 // 5)
+    budget = max(BUDGET_MIN, budget)
     if budget >= ceiling or _is_unsigned(request.messages):
         return False
     fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if wish.visible is False:
+        fields["thinking"]["display"] = "omitted"
     return True
 
 
-def _is_unsigned(messages: tuple[Message, ...]) -> bool:
-    if not messages or messages[-1].role is not Role.TOOL:
+def _is_unsigned(messages: Sequence[Message]) -> bool:
+    """Whether the turn that the results of tools belong to does not begin with a thought that was signed here."""
+    first = next((part for message in open_round(messages) for part in message.parts), None)
+    if first is None:
         return False
-    for message in reversed(messages):
-        if message.role is Role.ASSISTANT and any(isinstance(part, ToolCall) for part in message.parts):
-            first = message.parts[0]
-            return not (isinstance(first, Reasoning) and first.origin == "anthropic" and first.signature)
-        if message.role is Role.USER:
-            return False
-    return False
+    return not (isinstance(first, Reasoning) and first.origin == ORIGIN and first.signature)
 
 
 def _make_room(fields: dict[str, Any], dropped: set[str]) -> None:

@@ -11,46 +11,36 @@ from routerx.domain.usage import Usage
 
 TOKENS_MAX = 1 << 40
 
-_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_TOTALS = frozenset({"input_tokens", "output_tokens"})
+_NESTED = (
+    ("cache_creation", ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")),
+    ("output_tokens_details", ("thinking_tokens",)),
+    ("server_tool_use", ("web_search_requests",)),
+)
+_COUNTS = (*_TOTALS, "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class UsageReader:
-    """Reads the usage objects of one answer, one or many."""
+    """Reads the usage objects of one answer, one or many. The last report decides on validity."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
+        """None: nothing usable was reported."""
         self.anomaly = False
         """A report was present and unusable, in whole or in part."""
         self._counts: dict[str, int] = {}
 
     def read(self, report: Any) -> None:
-        """Take one usage object, decoded. Null is no report."""
+        """Take one usage object, decoded. Null is no report, and neither is an object without any count."""
         if report is None:
             return
-        if not isinstance(report, dict):
-            self.anomaly = True
+        found = _counts_in(report) if isinstance(report, dict) else None
+        if found is None:
+            self.usage, self.anomaly = None, True
             return
-        for key in _COUNTS:
-            self._take(key, report.get(key))
-        for outer, inner in (
-            ("cache_creation", "ephemeral_5m_input_tokens"),
-            ("cache_creation", "ephemeral_1h_input_tokens"),
-            ("output_tokens_details", "thinking_tokens"),
-            ("server_tool_use", "web_search_requests"),
-        ):
-            found = report.get(outer)
-            if isinstance(found, dict):
-                self._take(inner, found.get(inner))
-        if "output_tokens" in self._counts or "input_tokens" in self._counts:
+        self._counts |= found
+        if found and self._counts.keys() & _TOTALS:
             self.usage = self._buckets()
-
-    def _take(self, key: str, value: Any) -> None:
-        if value is None:
-            return
-        if type(value) is int and 0 <= value <= TOKENS_MAX:
-            self._counts[key] = value
-        else:
-            self.anomaly = True
 
     def _buckets(self) -> Usage:
         count = self._counts.get
@@ -59,12 +49,9 @@ class UsageReader:
         five = count("ephemeral_5m_input_tokens", 0)
         if "cache_creation_input_tokens" not in self._counts:
             written = hour + five
-        if hour > written:
-            hour = written
-            self.anomaly = True
-        elif hour + five > written:
-            self.anomaly = True
-        # Where the breakdown covers only a part, the rest is priced as the shorter kind.
+        self.anomaly = self.anomaly or hour + five > written
+        # With the vendor's own tools the split covers the first round only: the rest is priced as the shorter kind.
+        hour = min(hour, written)
         output = count("output_tokens", 0)
         thought = min(count("thinking_tokens", 0), output)
         return Usage(
@@ -76,6 +63,19 @@ class UsageReader:
             out_reasoning=thought,
             searches=count("web_search_requests", 0),
         )
+
+
+def _counts_in(report: dict[str, Any]) -> dict[str, int] | None:
+    """The counts that are there and not null; None where one cannot be a number of tokens."""
+    found = {key: report[key] for key in _COUNTS if report.get(key) is not None}
+    for outer, keys in _NESTED:
+        inner = report.get(outer)
+        if isinstance(inner, dict):
+            found |= {key: inner[key] for key in keys if inner.get(key) is not None}
+        elif inner is not None:
+            return None
+    sound = all(type(value) is int and 0 <= value <= TOKENS_MAX for value in found.values())
+    return found if sound else None
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -93,5 +93,5 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     if usage.out_reasoning:
         encoded["output_tokens_details"] = {"thinking_tokens": usage.out_reasoning}
     if usage.searches:
-        encoded["server_tool_use"] = {"web_search_requests": usage.searches}
+        encoded["server_tool_use"] = {"web_search_requests": usage.searches, "web_fetch_requests": 0}
     return encoded
