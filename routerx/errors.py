@@ -73,6 +73,18 @@ class TranslationLossy(InvalidParameter):
     code = "translation_lossy"
 
 
+class MediaRefused(InvalidParameter):
+    """A URL of media is one that this gateway must not fetch, or holds what may not be passed on."""
+
+    code = "media_url_refused"
+
+
+class MediaUnavailable(InvalidParameter):
+    """A URL of media could not be fetched within its limits."""
+
+    code = "media_url_unavailable"
+
+
 class UnsupportedOperation(InvalidParameter):
     """The provider of the model has no such operation."""
 

@@ -48,19 +48,7 @@ from routerx.secrets import Secret
 from routerx.tasks import TaskSet
 from routerx.telemetry.logs import Logs, configure_logging
 from routerx.telemetry.metrics import LoopLag, Metrics, Reading
-
-try:
-    from routerx.upstream.egress import Egress
-except ImportError:  # TEMPORARY
-
-    class Egress:
-        async def fetch(self, *a):
-            raise NotImplementedError
-
-        async def close(self):
-            pass
-
-
+from routerx.upstream.egress import Egress
 from routerx.upstream.pool import TransportPool
 
 log = logging.getLogger("routerx")

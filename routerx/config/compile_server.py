@@ -8,6 +8,7 @@ from routerx.config.compilation import Compilation
 from routerx.config.problems import Path
 from routerx.config.settings import ENVIRONMENT, ledger_path_of
 from routerx.config.snapshot import ServerConfig
+from routerx.domain.egress import EgressPolicy
 from routerx.secrets import DIGEST_PREFIX, Secret, key_digest
 
 ADMIN_KEY_CHARS_MIN = 16
@@ -43,6 +44,7 @@ def compile_server(run: Compilation) -> ServerConfig:
         ledger_path=_ledger_path(run, folder),
         ledger_synchronous=run.config.ledger.synchronous,
         log_retention_days=run.config.ledger.log_retention,
+        egress=_egress(run),
     )
     if not server.auth and (place := exposed_at(run, server)) is not None:
         run.problems.add(
@@ -53,6 +55,21 @@ def compile_server(run: Compilation) -> ServerConfig:
     if server.auth_header is not None and not re.fullmatch(r"[A-Za-z0-9-]{1,64}", server.auth_header):
         run.problems.add(("server", "auth_header"), "is not the name of a header")
     return server
+
+
+def _egress(run: Compilation) -> EgressPolicy:
+    block = run.config.server.egress
+    for index, port in enumerate(block.ports):
+        if not 1 <= port <= 65_535:
+            run.problems.add(("server", "egress", "ports", index), "is not a port")
+    return EgressPolicy(
+        enabled=block.enabled,
+        allow_http=block.allow_http,
+        ports=frozenset(block.ports),
+        allow_hosts=frozenset(host.lower() for host in block.allow_hosts),
+        bytes_max=block.size_max,
+        timeout_s=block.timeout,
+    )
 
 
 def exposed_at(run: Compilation, server: ServerConfig) -> str | None:

@@ -73,6 +73,20 @@ class ShortBlock(Block):
         return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
+class EgressBlock(Block):
+    """What may be fetched for callers: media named by URL, for providers that must have bytes."""
+
+    enabled: Annotated[Flag, Field(description="Whether URLs are fetched at all.")] = True
+    allow_http: Annotated[Flag, Field(description="Whether plain http, and port 80, may be asked, too.")] = False
+    ports: Annotated[tuple[Integer, ...], Field(description="Ports that may be asked.")] = (443,)
+    allow_hosts: Annotated[
+        tuple[Text, ...],
+        Field(description="HOST or HOST:PORT you vouch for: address, port and scheme are not checked."),
+    ] = ()
+    size_max: Annotated[Size, Field(description="Largest thing that is fetched.")] = 20 * 1024 * 1024
+    timeout: Annotated[Deadline, Field(description="For the whole fetch, redirects included.")] = 10.0
+
+
 class ServerBlock(Block):
     """How the gateway listens and what it bears."""
 
@@ -108,6 +122,7 @@ class ServerBlock(Block):
     keepalive_timeout: Annotated[Deadline, Field(description="How long an idle connection is kept.")] = 75.0
     write_timeout: Annotated[Deadline, Field(description="For a client that does not read its answer.")] = 60.0
     drain: Annotated[Duration, Field(description="What running requests are given at shutdown.")] = 30.0
+    egress: Annotated[EgressBlock, Field(description="Fetching media that callers name by URL.")] = EgressBlock()
 
 
 class LedgerBlock(Block):

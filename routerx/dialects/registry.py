@@ -1,22 +1,17 @@
 """The dialects there are, by the name that providers carry."""
 
-import importlib
-
+from routerx.dialects.anthropic import ANTHROPIC
+from routerx.dialects.base import Dialect
+from routerx.dialects.gemini import GEMINI
+from routerx.dialects.ollama import OLLAMA
 from routerx.dialects.openai_chat import OPENAI
+from routerx.dialects.responses import RESPONSES
 
-_DIALECTS = {OPENAI.name: OPENAI}
-for _n in ("responses", "anthropic", "gemini", "ollama"):  # TEMPORARY, until the packages are there
-    try:
-        _m = importlib.import_module("routerx.dialects." + _n)
-        _DIALECTS[_n] = getattr(_m, _n.upper())
-    except (ImportError, AttributeError):
-        pass
-ANTHROPIC = _DIALECTS.get("anthropic", OPENAI)
-GEMINI = _DIALECTS.get("gemini", OPENAI)
-RESPONSES = _DIALECTS.get("responses", OPENAI)
+_DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (OPENAI, RESPONSES, ANTHROPIC, GEMINI, OLLAMA)}
 
-NAMES = ("openai", "responses", "anthropic", "gemini", "ollama")
+NAMES = tuple(_DIALECTS)
 
 
-def dialect(name: str):
-    return _DIALECTS.get(name, OPENAI)
+def dialect(name: str) -> Dialect:
+    """Raises KeyError for a name not in NAMES; configuration is checked against these before anything runs."""
+    return _DIALECTS[name]

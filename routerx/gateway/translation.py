@@ -132,7 +132,11 @@ class Translator:
 
     async def _inlined(self, request: ChatRequest, kinds: frozenset[MediaKind], policy: EgressPolicy) -> ChatRequest:
         """The request with the media of these kinds as bytes: every URL among them is fetched, once."""
-        wanted = {media.url: media.kind for media in _media(request) if media.url is not None and media.kind in kinds}
+        wanted = {
+            media.url: media.kind
+            for media in _media(request)
+            if media.kind in kinds and media.url is not None and media.url.startswith(("http://", "https://"))
+        }
         if not wanted:
             return request
         if len(wanted) > URLS_MAX:

@@ -13,9 +13,11 @@ from aiohttp import web
 from routerx.clock import Clock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.control.vitals import Vitals
+from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
+from routerx.dialects.gemini import GEMINI
 from routerx.dialects.openai_chat import OPENAI
-from routerx.dialects.registry import ANTHROPIC, GEMINI, RESPONSES
+from routerx.dialects.responses import RESPONSES
 from routerx.domain.call import Operation
 from routerx.errors import InternalError, MethodNotAllowed, NotFound, RouterXError, ShuttingDown
 from routerx.http.admin_app import AdminApp

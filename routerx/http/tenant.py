@@ -7,8 +7,9 @@ import msgspec
 from aiohttp import web
 
 from routerx import jsonx
+from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
-from routerx.dialects.registry import ANTHROPIC, GEMINI
+from routerx.dialects.gemini import GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
 from routerx.domain.tenant import Tenant

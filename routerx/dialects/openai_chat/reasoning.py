@@ -16,9 +16,7 @@ FORMATS: Mapping[str, str] = MappingProxyType(
     {"anthropic": "anthropic-claude-v1", "gemini": "google-gemini-v1", "responses": "openai-responses-v1"}
 )
 """Dialect that signed → `format`."""
-ORIGINS: Mapping[str, str] = MappingProxyType(
-    {name: origin for origin, name in FORMATS.items()} | {"xai-responses-v1": "responses"}
-)
+ORIGINS: Mapping[str, str] = MappingProxyType({name: origin for origin, name in FORMATS.items()})
 
 _ENCRYPTED = frozenset({"responses"})
 """Dialects that encrypt every thought, so that encrypted does not mean redacted."""
