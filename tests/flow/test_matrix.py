@@ -161,10 +161,11 @@ def staged(natives: Mapping[str, Native]) -> Config:
     value = config("http://127.0.0.1:1")
     value["providers"], value["models"] = {}, {}
     for name, native in natives.items():
-        value["providers"][name] = {"dialect": name, "base_url": native.url + BASES[name], "keys": [NATIVE_KEY]}
+        provider = f"wire-{name}"  # No preset's name: it would bring another wire along.
+        value["providers"][provider] = {"dialect": name, "base_url": native.url + BASES[name], "keys": [NATIVE_KEY]}
         for scenario in SCENARIOS:
             model = f"{name}-{scenario}"
-            offer = {"provider": name, "model": model, "price": PRICE, "supports": SUPPORTS}
+            offer = {"provider": provider, "model": model, "price": PRICE, "supports": SUPPORTS}
             value["models"][model] = {"endpoints": [offer]}
     value["policies"]["default"] = {"retry": {"max": 0, "attempts": 1}}
     value["tenants"][TENANT]["opening_balance"] = "$1000000"

@@ -62,7 +62,7 @@ def recording(file: str) -> Fixture:
 def expected(fixture: Fixture) -> Reading:
     """What a caller is to be told of a recording, whatever format it speaks."""
     found: Reading = tool("oracle").expected(fixture)
-    if found["has_usage"] and found["prompt_tokens_excl"] is None:
+    if fixture["api"] == "gemini.generate" and found["has_usage"] and found["prompt_tokens_excl"] is None:
         found["has_usage"] = False  # A report without numbers.
     if fixture["api"] == "openai.responses" and found["cache_write_tokens"] is None:
         # The oracle is older than this number.
@@ -74,14 +74,16 @@ def expected(fixture: Fixture) -> Reading:
 def told(caller: str, body: bytes, *, stream: bool) -> Reading:
     """What RouterX's answer says to a caller of this dialect."""
     oracle, text = tool("oracle"), body.decode()
+    if caller == "gemini":
+        chunks = [json.loads(data) for _, data in oracle.sse_events(text)] if stream else [json.loads(text)]
+        return dict(oracle.gemini_chunks(chunks, stream))
     readers = {
         "openai": (oracle.openai_chat, oracle.openai_chat_stream),
         "responses": (oracle.openai_response_obj, oracle.openai_responses_stream),
         "anthropic": (oracle.anthropic_message, oracle.anthropic_stream),
     }
     whole, streamed = readers[caller]
-    found: Reading = streamed(text) if stream else whole(json.loads(text))
-    return found
+    return dict(streamed(text) if stream else whole(json.loads(text)))
 
 
 # --- one usage, two forms
@@ -100,7 +102,7 @@ def at_once(fixture: Fixture) -> bytes | None:
     return None
 
 
-def _events(fixture: Fixture) -> list[Any]:
+def recorded_events(fixture: Fixture) -> list[Any]:
     found = []
     for _, data in tool("oracle").sse_events(body_of(fixture).decode()):
         try:
@@ -115,13 +117,13 @@ def _last_response(fixture: Fixture) -> dict[str, Any] | None:
         body = fixture.get("response_body")
         return body if isinstance(body, dict) else None
     ends = ("response.completed", "response.incomplete", "response.failed")
-    return next((one["response"] for one in _events(fixture) if one.get("type") in ends), None)
+    return next((one["response"] for one in recorded_events(fixture) if one.get("type") in ends), None)
 
 
 def _whole_message(fixture: Fixture) -> bytes | None:
     message: dict[str, Any] | None = None
     blocks: dict[int, dict[str, Any]] = {}
-    for event in _events(fixture):
+    for event in recorded_events(fixture):
         match event.get("type"):
             case "message_start":
                 message = message or dict(event["message"])
@@ -165,7 +167,7 @@ def _whole_candidates(fixture: Fixture) -> bytes | None:
     parts: list[Any] = []
     whole: dict[str, Any] = {}
     candidate: dict[str, Any] = {"index": 0}
-    for chunk in _events(fixture):
+    for chunk in recorded_events(fixture):
         if not isinstance(chunk, dict) or "error" in chunk:
             return None
         whole |= {name: value for name, value in chunk.items() if name != "candidates"}
