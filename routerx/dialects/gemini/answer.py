@@ -7,10 +7,9 @@ import msgspec
 
 from routerx import jsonx
 from routerx.dialects.base import Asked
-from routerx.dialects.gemini.request import ORIGIN
+from routerx.dialects.gemini.signing import ORIGIN, written
 from routerx.dialects.gemini.usage import usage_metadata
 from routerx.dialects.reading import arguments_object
-from routerx.dialects.signatures import pack
 from routerx.domain.chat import (
     Answer,
     Choice,
@@ -74,12 +73,12 @@ def part(one: Part, dropped: set[str]) -> dict[str, Any] | None:
         case Text() | Refusal():
             return {"text": one.text}
         case Reasoning():
-            signature = signed(one.origin, one.signature, one.id)
+            signature = written(one.origin, one.signature, one.id, redacted=one.redacted)
             thought: dict[str, Any] = {"text": one.text, "thought": True}
             return thought | ({"thoughtSignature": signature} if signature is not None else {})
         case ToolCall():
             call = {"id": one.id, "name": one.name, "args": arguments_object(one.arguments)}
-            signature = signed(one.origin, one.signature, None)
+            signature = written(one.origin, one.signature)
             return {"functionCall": call} | ({"thoughtSignature": signature} if signature is not None else {})
         case Media(data=data) if data is not None:
             return {"inlineData": {"mimeType": one.mime, "data": data}}
@@ -91,13 +90,6 @@ def part(one: Part, dropped: set[str]) -> dict[str, Any] | None:
         case Opaque():
             dropped.add(one.type)
     return None
-
-
-def signed(origin: str | None, signature: str | None, id_: str | None) -> str | None:
-    """A signature for this wire; another vendor's is packed into it."""
-    if signature is None or origin is None or origin == ORIGIN:
-        return signature
-    return pack(origin, signature, id_)
 
 
 def grounding(cited: list[Citation]) -> dict[str, Any]:

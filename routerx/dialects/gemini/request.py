@@ -7,6 +7,8 @@ from typing import Any
 
 from routerx import jsonx
 from routerx.dialects import media
+from routerx.dialects.gemini import signing
+from routerx.dialects.gemini.signing import ORIGIN
 from routerx.dialects.reading import Body, Node
 from routerx.domain.chat import (
     ChatRequest,
@@ -29,8 +31,6 @@ from routerx.domain.chat import (
     ToolResult,
 )
 from routerx.jsonx import Raw
-
-ORIGIN = "gemini"
 
 _SNAKE = re.compile(r"_([a-z])")
 _EFFORTS = {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high"}
@@ -267,7 +267,10 @@ class _Contents:
         self._count += 1
         self._open.append((name, id_))
         arguments = "{}" if args is None else bytes(args.object().raw()).decode()
-        return ToolCall(id_, name, arguments, signature, ORIGIN if signature is not None else None)
+        if signature is None:
+            return ToolCall(id_, name, arguments)
+        origin, signature, _, _ = signing.read(signature)
+        return ToolCall(id_, name, arguments, signature, origin)
 
     def _result(self, node: Node) -> ToolResult:
         name, id_ = node.need("name").text(), node.text_of("id")
@@ -288,11 +291,12 @@ class _Contents:
 
 def _text(text: str, node: Node, signature: str | None) -> Iterator[Part]:
     thought = node.get("thought")
-    origin = ORIGIN if signature is not None else None
-    if thought is not None and thought.flag():
-        yield Reasoning(text, signature, origin)
-        return
-    if text:
+    is_thought = thought is not None and thought.flag()
+    if text and not is_thought:
         yield Text(text)
+        text = ""
     if signature is not None:
-        yield Reasoning("", signature, origin)
+        origin, signature, id_, redacted = signing.read(signature)
+        yield Reasoning(text, signature, origin, redacted, id_)
+    elif is_thought:
+        yield Reasoning(text)

@@ -12,7 +12,7 @@ from routerx.dialects.classify import failure_in_band
 from routerx.dialects.gemini.answer import FINISHES, grounding, heading, part
 from routerx.dialects.gemini.calls import PartialArguments
 from routerx.dialects.gemini.errors import TABLE
-from routerx.dialects.gemini.request import ORIGIN
+from routerx.dialects.gemini.signing import ORIGIN
 from routerx.dialects.gemini.usage import UsageReader, usage_metadata
 from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.media import kind_of

@@ -8,7 +8,7 @@ import msgspec
 from routerx import jsonx
 from routerx.dialects.base import Aim, Encoded
 from routerx.dialects.effort import budget_of, effort_of
-from routerx.dialects.gemini.request import ORIGIN
+from routerx.dialects.gemini.signing import ORIGIN
 from routerx.dialects.gemini.version import is_third_generation
 from routerx.dialects.reading import arguments_object
 from routerx.domain.chat import (
@@ -36,6 +36,14 @@ UNSIGNED = "skip_thought_signature_validator"
 
 _LEVELS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 _LEVELS |= {"xhigh": "high", "max": "high"}
+_OWN_URLS = (
+    "gs://",
+    "https://generativelanguage.googleapis.com/",
+    "https://www.youtube.com/",
+    "https://youtube.com/",
+    "https://youtu.be/",
+)
+"""What the provider reads by itself: uploads, and videos of its own house (Google's documentation of file input)."""
 _NATIVE = frozenset({"safetySettings", "cachedContent", "labels", "generationConfig", "toolConfig", "serviceTier"})
 """Top-level parameters of this wire that the canonical request does not have."""
 
@@ -82,8 +90,6 @@ def _generation(request: ChatRequest, dropped: set[str]) -> dict[str, Any]:
         "candidateCount": request.choices if request.choices != 1 else None,
         "presencePenalty": sampling.presence_penalty,
         "frequencyPenalty": sampling.frequency_penalty,
-        "responseLogprobs": True if request.logprobs else None,
-        "logprobs": request.top_logprobs,
     }
     match request.response_format:
         case JsonObject():
@@ -91,6 +97,7 @@ def _generation(request: ChatRequest, dropped: set[str]) -> dict[str, Any]:
         case JsonSchema(schema=schema):
             wishes |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
     missing = {
+        "logprobs": request.logprobs,  # Not asked for: an answer's would not be told either.
         "min_p": bool(sampling.min_p),
         "repetition_penalty": sampling.repetition_penalty not in (None, 1),
         "verbosity": request.verbosity is not None and request.verbosity != "medium",
@@ -192,6 +199,10 @@ def _conversation(
             contents[-1]["parts"] += parts
         else:
             contents.append({"role": role, "parts": parts})
+    if not contents and system:
+        contents.append({"role": "user", "parts": [system.pop()]})  # Somebody has to be answered.
+    elif contents and contents[0]["role"] == "model":
+        contents.insert(0, {"role": "user", "parts": [{"text": "…"}]})
     return system, contents
 
 
@@ -246,7 +257,7 @@ class _Writer:
         if media.data is not None:
             mime = media.mime if media.mime is not None else "application/octet-stream"
             yield {"inlineData": {"mimeType": mime, "data": media.data}}
-        elif media.url is not None:
+        elif media.url is not None and media.url.startswith(_OWN_URLS):
             yield {"fileData": {"fileUri": media.url} | ({"mimeType": media.mime} if media.mime else {})}
         else:
             self._dropped.add(f"messages.{media.kind.value}")

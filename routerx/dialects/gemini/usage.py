@@ -46,6 +46,9 @@ class UsageReader:
         for key in _DETAILS:
             if isinstance(report.get(key), list):
                 self._details[key] = _by_modality(report[key])
+        own = {key: report[key] for key in _COUNTS if type(report.get(key)) is int}
+        if "totalTokenCount" in own and "promptTokenCount" in own and own["totalTokenCount"] == _sum(own):
+            self._counts = {key: value for key, value in own.items() if 0 <= value <= TOKENS_MAX}  # Whole by itself.
         if "promptTokenCount" in self._counts or "totalTokenCount" in self._counts:
             self.usage = self._buckets()
 
@@ -80,6 +83,11 @@ class UsageReader:
             out_audio=made_audio,
             out_image=made_image,
         )
+
+
+def _sum(counts: dict[str, int]) -> int:
+    parts = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount")
+    return sum(counts.get(key, 0) for key in parts)
 
 
 def _by_modality(details: list[Any]) -> dict[str, int]:
