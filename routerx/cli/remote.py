@@ -163,7 +163,13 @@ class RemoteAccess:
         return self._post(f"/keys/{_segment(key_id)}/revoke", {}, KeyView)
 
     def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
-        values = _query(provider=query.provider, kind=query.kind, search=query.search)
+        values = _query(
+            provider=query.provider,
+            kind=query.kind,
+            search=query.search,
+            capability=query.capability,
+            everywhere="true" if query.everywhere else None,
+        )
         return self._get("/models" + values, Page[ModelView]).data
 
     def model(self, name: str) -> ModelView:

@@ -159,6 +159,10 @@ class EndpointView(msgspec.Struct, frozen=True):
     output_tokens_max: int | None
     priority: int
     weight: int
+    price_source: str | None = None
+    """The page that states the price, or `configuration`."""
+    price_as_of: str | None = None
+    """ISO date on which it was read there."""
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -171,6 +175,11 @@ class ModelView(msgspec.Struct, frozen=True):
     released: str | None
     """ISO date."""
     endpoints: tuple[EndpointView, ...]
+    """Who serves it."""
+    aliases: tuple[str, ...] = ()
+    """Its further names."""
+    elsewhere: tuple[EndpointView, ...] = ()
+    """Offers that the catalogue knows of vendors which are not configured; nothing is sent there."""
 
 
 class ModelQuery(msgspec.Struct, frozen=True):
@@ -179,6 +188,10 @@ class ModelQuery(msgspec.Struct, frozen=True):
     provider: str | None = None
     kind: str | None = None
     search: str | None = None
+    capability: str | None = None
+    """What at least one of its endpoints can."""
+    everywhere: bool = False
+    """The catalogue's models that no configured provider serves as well."""
 
 
 class AttemptView(msgspec.Struct, frozen=True):

@@ -22,12 +22,13 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
-from routerx.domain.model import Endpoint, Model
+from routerx.domain.model import Endpoint, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import AttemptRecord, RequestRecord
 from routerx.domain.tenant import Billing, Plan, Principal, Tenant
 from routerx.ledger.base import KeyRow, LedgerHealth, TenantFunds, TransferRow, VerifyReport
 from routerx.money import PICO_PER_NANO, format_price_per_million, format_usd
+from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 from routerx.secrets import key_id
 
 PER_MILLION = "1M tokens"
@@ -169,29 +170,75 @@ def endpoint_view(endpoint: Endpoint) -> EndpointView:
         output_tokens_max=endpoint.output_tokens_max,
         priority=endpoint.priority,
         weight=endpoint.weight,
+        price_source=None if endpoint.price_origin is None else endpoint.price_origin.source,
+        price_as_of=None if endpoint.price_origin is None else endpoint.price_origin.as_of,
+    )
+
+
+def offer_view(model: CatalogueModel, offer: CatalogueEndpoint) -> EndpointView:
+    """An offer of a vendor as it would be, were the vendor configured under its own name."""
+    return endpoint_view(
+        Endpoint(
+            key=f"{offer.provider}/{offer.model}",
+            provider=offer.provider,
+            model=model.name,
+            upstream_model=offer.model,
+            price=offer.price,
+            capabilities=model.capabilities | offer.also_can,
+            context_tokens=offer.context_tokens,
+            output_tokens_max=offer.output_tokens_max,
+            price_origin=None if offer.price is None else Origin(offer.source, model.as_of),
+        )
     )
 
 
 def model_view(name: str, model: Model) -> ModelView:
     """`name` is what callers ask for; it differs from the model's own where it is an alias."""
+    own = own_name(model)
     return ModelView(
         name=name,
         kind=model.kind.value,
         owner=model.owner,
-        alias_of=model.name if model.name != name else None,
+        alias_of=own if own != name else None,
         released=f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}" if model.created else None,
         endpoints=tuple(endpoint_view(endpoint) for endpoint in model.endpoints),
     )
 
 
+def own_name(model: Model) -> str:
+    """What a model is called by itself: an alias is a copy under another name, whose endpoints keep the model's own.
+
+    A `provider/model` path is its own name."""
+    if not model.endpoints or model.endpoints[0].key == model.name:
+        return model.name
+    return model.endpoints[0].model
+
+
+def unserved_view(model: CatalogueModel) -> ModelView:
+    """A model of the catalogue that no configured provider serves."""
+    return ModelView(
+        name=model.name,
+        kind=model.kind.value,
+        owner=model.owner,
+        alias_of=None,
+        released=model.released,
+        endpoints=(),
+        aliases=model.aliases,
+    )
+
+
 def model_matches(model: ModelView, query: ModelQuery) -> bool:
+    """Whether a filter lets it through; offers of vendors that are not configured count where they are asked for."""
+    endpoints = (*model.endpoints, *model.elsewhere) if query.everywhere else model.endpoints
     if query.kind is not None and query.kind != model.kind:
         return False
-    if query.provider is not None and not any(query.provider == endpoint.provider for endpoint in model.endpoints):
+    if query.provider is not None and not any(query.provider == endpoint.provider for endpoint in endpoints):
+        return False
+    if query.capability is not None and not any(query.capability in endpoint.capabilities for endpoint in endpoints):
         return False
     if query.search is None:
         return True
-    texts = (model.name, model.owner, *(endpoint.upstream_model for endpoint in model.endpoints))
+    texts = (model.name, model.owner, *(endpoint.upstream_model for endpoint in endpoints))
     return any(query.search.casefold() in text.casefold() for text in texts)
 
 

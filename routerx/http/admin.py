@@ -170,8 +170,14 @@ class _Admin:
         return await self._operations.revoke_key(request.match_info["key"], actor=actor)
 
     async def models(self, request: web.Request, actor: str) -> object:
-        values = _query(request, "provider", "kind", "search")
-        query = ModelQuery(provider=values.get("provider"), kind=values.get("kind"), search=values.get("search"))
+        values = _query(request, "provider", "kind", "search", "capability", "everywhere")
+        query = ModelQuery(
+            provider=values.get("provider"),
+            kind=values.get("kind"),
+            search=values.get("search"),
+            capability=values.get("capability"),
+            everywhere=_flag(values, "everywhere"),
+        )
         return {"data": await self._operations.models(query)}
 
     async def model(self, request: web.Request, actor: str) -> object:
@@ -229,6 +235,12 @@ def _query(request: web.Request, *names: str) -> dict[str, str]:
             raise InvalidParameter(f"{name} is to be given once, with a value.", param=name)
         values[name] = value
     return values
+
+
+def _flag(values: dict[str, str], name: str) -> bool:
+    if values.get(name) not in (None, "true", "false"):
+        raise InvalidParameter(f"{name} must be true or false, not {values[name]!r}.", param=name)
+    return values.get(name) == "true"
 
 
 def _log_query(request: web.Request) -> LogQuery:

@@ -90,6 +90,8 @@ async def test_models_logs_books_and_status_are_read(control: Control, api: aioh
     control.ledger.seen(record(1), record(2, outcome="upstream_5xx", http_status=502))
 
     assert [one["name"] for one in (await call(api, "GET", "/models?search=gpt"))["data"]] == ["fast", "gpt-4o"]
+    assert (await call(api, "GET", "/models?capability=audio"))["data"] == []
+    assert len((await call(api, "GET", "/models?capability=audio&everywhere=true"))["data"]) > 10
     assert (await call(api, "GET", "/models/openai/gpt-4o"))["endpoints"][0]["provider"] == "openai"
     assert [one["id"] for one in (await call(api, "GET", "/logs?outcome=ok&limit=5"))["data"]] == ["req_0001"]
     assert (await call(api, "GET", "/logs/req_0002"))["entry"]["http_status"] == 502
@@ -110,6 +112,8 @@ async def test_models_logs_books_and_status_are_read(control: Control, api: aioh
         ("GET", "/logs/stream?limit=5000", None, 400, "invalid_parameter", "limit"),
         ("GET", "/logs/stream?tenant=nobody", None, 404, "not_found", "tenant"),
         ("GET", "/models?kind=", None, 400, "invalid_parameter", "kind"),
+        ("GET", "/models?capability=flying", None, 404, "not_found", "capability"),
+        ("GET", "/models?everywhere=yes", None, 400, "invalid_parameter", "everywhere"),
         ("POST", "/tenants", {"name": "demo"}, 409, "conflict", "name"),
         ("POST", "/tenants", {"name": "new", "balance": "5"}, 400, "invalid_parameter", None),
         ("POST", "/tenants", {}, 400, "invalid_parameter", None),

@@ -133,12 +133,23 @@ def test_a_key_is_listed_and_revoked(server: Running) -> None:
 # --- models
 
 
-def test_models_are_listed_with_their_lowest_price(server: Running) -> None:
+def test_models_are_listed_with_their_lowest_price(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     lines = run(server, "models", "list").stdout.splitlines()
 
-    assert lines[0].split() == ["model", "kind", "providers", "context", "in", "$/1M", "out", "$/1M"]
-    assert lines[3].split() == ["gpt-4o", "chat", "openai,", "azure", "128,000", "$2.50", "$10.00"]
-    assert lines[4].split() == ["tiny-embed", "embedding", "ollama", "–", "–", "–"]
+    assert lines[3].split() == [
+        "gpt-4o",
+        "chat",
+        "openai,",
+        "azure",
+        "128k",
+        "16.4k",
+        "$2.50",
+        "$10.00",
+        "tools",
+        "vision",
+    ]
+    assert lines[4].split() == ["tiny-embed", "embedding", "ollama", "–", "16.4k", "–", "–", "–"]
 
 
 def test_models_are_filtered_by_kind_and_text(server: Running) -> None:
@@ -146,6 +157,8 @@ def test_models_are_filtered_by_kind_and_text(server: Running) -> None:
         "fast",
         "gpt-4o",
     ]
+    assert run_json(server, "models", "list", "--capability", "audio") == []
+    assert len(run_json(server, "models", "list", "--all", "--capability", "audio")) > 10
     assert "No model matches." in run(server, "models", "list", "zzz").stderr
 
 
@@ -297,7 +310,7 @@ def test_json_is_all_there_is_on_stdout(server: Running, arguments: tuple[str, .
     ("arguments", "exit_code", "message"),
     [
         (("tenants", "show", "dmo"), 1, "error: There is no tenant 'dmo'; did you mean 'demo'?"),
-        (("models", "show", "gpt-5"), 1, "error: There is no model 'gpt-5'; did you mean 'gpt-4o'?"),
+        (("models", "show", "tiny-embe"), 1, "error: There is no model 'tiny-embe'; did you mean 'tiny-embed'?"),
         (("logs", "show", "nothing"), 1, "error: There is no request 'nothing' in the log."),
         (("keys", "revoke", "key_none"), 1, "error: There is no key 'key_none'."),
         (("tenants", "show", "../demo"), 1, "error: There is nothing named '../demo'."),

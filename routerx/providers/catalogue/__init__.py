@@ -76,6 +76,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: dict[str, str]
     """Provider → the vendor's page that states the facts."""
     models: dict[str, _Entry]
+    unlisted: frozenset[str] = frozenset()
+    """Providers that the table of `via` does not have: what is said of them is from their own pages."""
+
+    def source(self, provider: str) -> str:
+        """Where the facts of a provider's offers are from."""
+        page = self.sources[provider]
+        return page if self.via is None or provider in self.unlisted else f"{page} (via {self.via})"
 
 
 @cache
@@ -102,7 +109,6 @@ def _texts() -> Iterator[bytes]:
 
 
 def _model(name: str, entry: _Entry, file: _File) -> CatalogueModel:
-    via = "" if file.via is None else f" (via {file.via})"
     return CatalogueModel(
         name=name,
         kind=entry.kind,
@@ -115,7 +121,7 @@ def _model(name: str, entry: _Entry, file: _File) -> CatalogueModel:
                 context_tokens=offer.context if offer.context is not None else entry.context,
                 output_tokens_max=offer.output if offer.output is not None else entry.output,
                 also_can=offer.also,
-                source=file.sources[offer.provider] + via,
+                source=file.source(offer.provider),
             )
             for offer in entry.endpoints
         ),
