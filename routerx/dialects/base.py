@@ -39,6 +39,10 @@ class Reply(msgspec.Struct, frozen=True):
     output_chars: int = 0
     """UTF-8 bytes of generated text, tool arguments and reasoning: the base of an estimate. Measured only where usage
     is missing or reports no output."""
+    made: int | None = None
+    """Images in it, where usage is missing: what is then charged by."""
+    content_type: str | None = None
+    """What to call a body that is no JSON, fit for a header."""
 
 
 class StreamTap(Protocol):

@@ -5,7 +5,6 @@ one of OpenAI chat. See base.StreamTap for the contract.
 from collections.abc import Iterable
 
 from routerx.dialects.base import (
-    EVENT_BYTES_MAX,
     TERMINAL_BYTES_MAX,
     Frame,
     Reply,
@@ -39,7 +38,13 @@ class EventTap:
     """The state of one stream. With an encoder the caller gets what it writes; without, the provider's own frames."""
 
     def __init__(
-        self, decoder: StreamDecoder, splitter: Splitter, encoder: StreamEncoder | None, *, choices: int = 1
+        self,
+        decoder: StreamDecoder,
+        splitter: Splitter,
+        encoder: StreamEncoder | None,
+        *,
+        choices: int = 1,
+        terminal_bytes_max: int = TERMINAL_BYTES_MAX,
     ) -> None:
         self.has_content = False
         self.done = False
@@ -56,6 +61,7 @@ class EventTap:
         self._splitter = splitter
         self._encoder = encoder
         self._choices = choices
+        self._terminal_bytes_max = terminal_bytes_max
         self._finished_choices: set[int] = set()
         self._seen = False
         self._closed = False
@@ -124,7 +130,7 @@ class EventTap:
             out.append(piece)
             return
         self.terminal += piece
-        if len(self.terminal) > TERMINAL_BYTES_MAX:
+        if len(self.terminal) > self._terminal_bytes_max:
             self.failure = _oversized("What follows the last finish")
 
     def _learn(self, event: Event) -> None:
@@ -222,4 +228,4 @@ def judged(events: Iterable[Event]) -> Reply | Failure:
 
 
 def _oversized(what: str) -> Failure:
-    return Failure(FailureKind.EVENT_TOO_LARGE, f"{what} is longer than {EVENT_BYTES_MAX} bytes.")
+    return Failure(FailureKind.EVENT_TOO_LARGE, f"{what} is too long to be passed on.")

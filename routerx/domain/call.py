@@ -8,6 +8,8 @@ from multidict import MultiMapping
 from routerx.domain.failure import Failure
 from routerx.domain.model import Capability, Endpoint
 from routerx.domain.policy import Policy, Timeouts
+from routerx.domain.usage import Usage
+from routerx.money import ceil_div
 
 
 class Operation(StrEnum):
@@ -23,6 +25,24 @@ class Operation(StrEnum):
     TRANSCRIPTIONS = "transcriptions"
     MODERATIONS = "moderations"
     RERANK = "rerank"
+
+
+class Metered(msgspec.Struct, frozen=True):
+    """What a request for something other than text is going to use, before anybody has counted it."""
+
+    most: Usage
+    """To be held for. No bucket is below that of `likely`."""
+    likely: Usage
+    """To be charged where the provider reports nothing."""
+
+    def made(self, count: int | None) -> Usage:
+        """`likely`, where `count` of the things that were asked for were made; None: all of them."""
+        asked = self.likely.requests
+        if count is None or count >= asked:
+            return self.likely
+        return msgspec.structs.replace(
+            self.likely, requests=count, out_image=ceil_div(self.likely.out_image * count, asked)
+        )
 
 
 class Peek(msgspec.Struct, frozen=True):
@@ -41,11 +61,20 @@ class Peek(msgspec.Struct, frozen=True):
     input_tokens_estimate: int = 0
     """Upper estimate of the prompt in tokens, for holds and context checks."""
     user: str | None = None
+    metered: Metered | None = None
+    """Of operations that are not metered by text in and text out; the estimate of the prompt then says nothing."""
 
     @property
     def input_tokens_likely(self) -> int:
         """What to charge for a prompt that nobody counted: the upper estimate is about twice what ordinary text has."""
         return self.input_tokens_estimate // 2
+
+    @property
+    def asked_likely(self) -> Usage:
+        """What a provider may bill for that began to work and never answered."""
+        if self.metered is not None:
+            return self.metered.likely
+        return Usage(in_fresh=self.input_tokens_likely, requests=0)
 
 
 class Candidate(msgspec.Struct, frozen=True):

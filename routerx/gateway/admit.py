@@ -56,7 +56,7 @@ def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMod
 
 def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant) -> int:
     """Output tokens to hold for: the caller's own maximum, else the plan's; never above what the endpoint can make."""
-    if peek.operation is not Operation.CHAT:
+    if peek.operation not in (Operation.CHAT, Operation.COMPLETIONS):
         return 0
     tokens = peek.output_tokens_max if peek.output_tokens_max is not None else tenant.plan.hold_output_tokens
     if endpoint.output_tokens_max is not None:
@@ -68,6 +68,8 @@ def tokens_expected(peek: Peek, plan: Plan, tenant: Tenant) -> int:
     """Input and output together, for the limit on tokens per minute; 0 where the tenant has none."""
     if tenant.plan.limits.tpm is None:
         return 0
+    if peek.metered is not None:
+        return peek.metered.most.total_tokens
     return peek.input_tokens_estimate + output_tokens_expected(peek, plan.candidates[0].endpoint, tenant)
 
 
@@ -81,7 +83,10 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant) -> int:
         billing, terms = terms_of(endpoint, plan, tenant)
         if billing is not BillingMode.PAID or terms is None:
             continue
-        nano = ceiling_nano(terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant))
+        if peek.metered is not None:
+            nano = cost_nano(peek.metered.most, terms)
+        else:
+            nano = ceiling_nano(terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant))
         if nano > dearest:
             dearest = nano
     return dearest
@@ -93,7 +98,7 @@ def place_hold(ledger: Ledger, tenant: Tenant, peek: Peek, plan: Plan) -> Hold:
         return ledger.hold(tenant, hold_nano(peek, plan, tenant))
     except InsufficientBalance as error:
         available = error.details.get("available")
-        if isinstance(available, str):
+        if isinstance(available, str) and peek.metered is None:
             tokens = affordable_output_tokens(parse_usd(available), peek, plan, tenant)
             error.details = {**error.details, "max_affordable_tokens": tokens}
         raise

@@ -18,11 +18,10 @@ from routerx.domain.policy import (
 )
 from routerx.domain.pricing import PriceSnapshot, cost_nano
 from routerx.domain.record import AttemptRecord, Outcome
-from routerx.domain.usage import Usage
 from routerx.errors import InvalidParameter, UpstreamRefused
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
 from routerx.gateway.redact import redacted
-from routerx.gateway.translation import Script, Translator, stream_tap, tell_as_stream, tell_whole
+from routerx.gateway.translation import COERCED, Script, Translator, stream_tap, tell_as_stream, tell_whole
 from routerx.providers.prepare import JSON, Preparer, Target
 from routerx.providers.spec import Credential, Provider
 from routerx.routing.decide import AttemptState, decide, following
@@ -261,7 +260,9 @@ class AttemptLoop:
             return verdict
         request_id = ctx.inbound.request_id
         ctx.dropped = script.dropped
-        if peek.stream:  # A stream was asked for and one whole answer came (FAULTS.md 38).
+        if (
+            peek.stream and peek.operation in COERCED
+        ):  # A stream was asked for and one whole answer came (FAULTS.md 38).
             ctx.flags.append("coerced")
             tap = stream_tap(script, peek, request_id)
             head = tell_as_stream(script, tap, body, request_id)
@@ -287,7 +288,7 @@ class AttemptLoop:
             head += tap.feed(data)
             if tap.failure is not None:  # Also beside content: nothing has been sent, so another may still answer.
                 return tap.failure
-            if len(head) > HEAD_BYTES_MAX:
+            if len(head) > HEAD_BYTES_MAX and not tap.has_content:
                 return Failure(FailureKind.EVENT_TOO_LARGE, f"No content within {HEAD_BYTES_MAX} bytes of stream.")
         if not tap.has_content and (failure := tap.close()) is not None:
             return failure
@@ -334,4 +335,4 @@ def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int
     price = attempt.candidate.endpoint.price
     if price is None or ctx.peek is None or not attempt.dispatched or outcome not in MAY_HAVE_WORKED:
         return 0
-    return cost_nano(Usage(in_fresh=ctx.peek.input_tokens_likely, requests=0), PriceSnapshot(price))
+    return cost_nano(ctx.peek.asked_likely, PriceSnapshot(price))

@@ -7,6 +7,7 @@ import msgspec
 
 from routerx.config.snapshot import Snapshot
 from routerx.dialects.base import CallerDialect, Reply, StreamTap
+from routerx.dialects.multipart import Form
 from routerx.domain.call import Candidate, Operation, Peek, Plan
 from routerx.domain.chat import ChatRequest
 from routerx.domain.pricing import PriceSnapshot
@@ -31,6 +32,8 @@ class Inbound(msgspec.Struct, frozen=True):
     body: bytes
     started_ns: int
     started_s: float
+    content_type: str = ""
+    """What the caller calls the body. Only forms are told by it: everything else is read as JSON."""
     user: str | None = None
     app: str | None = None
     headers: Mapping[str, str] = {}
@@ -103,6 +106,7 @@ class RequestContext:
         "fields",
         "first_s",
         "flags",
+        "form",
         "hold",
         "http_status",
         "inbound",
@@ -125,6 +129,8 @@ class RequestContext:
         self.inbound = inbound
         self.snapshot = inbound.snapshot
         self.fields: Mapping[str, Raw] = {}
+        self.form: Form | None = None
+        """Where the body is one; `fields` are then its fields."""
         self.principal = inbound.principal
         self.request: ChatRequest | None = None
         """In canonical form, once somebody needed it."""

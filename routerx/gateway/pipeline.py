@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from routerx.clock import Clock
+from routerx.dialects.multipart import read_form
 from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, as_client_error
 from routerx.domain.record import Outcome, RequestRecord
@@ -115,7 +116,11 @@ class Gateway:
         """Steps 2 to 5: everything that is decided before a provider is asked. Never awaits."""
         parts, inbound, snapshot = self._parts, ctx.inbound, ctx.snapshot
         principal = ctx.principal
-        ctx.fields = request_object(inbound.body)
+        if inbound.operation is Operation.TRANSCRIPTIONS:
+            ctx.form = read_form(inbound.content_type, inbound.body)
+            ctx.fields = ctx.form.fields
+        else:
+            ctx.fields = request_object(inbound.body)
         if inbound.path_fields:
             ctx.fields = {**ctx.fields, **inbound.path_fields}
         ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
@@ -147,7 +152,10 @@ class Gateway:
         self._succeeded(ctx, commit, None)
         await self._settle_durably(ctx)
         headers = route_headers(ctx) + cost_headers(ctx, self._parts.clock.monotonic_s()) + self._limit_headers(ctx)
-        return Answer(commit.body, _json_type(commit.content_type), headers)
+        content_type = commit.result.content_type
+        return Answer(
+            commit.body, content_type if content_type is not None else _json_type(commit.content_type), headers
+        )
 
     async def _stream(self, ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
         self._commit(ctx, commit)

@@ -201,6 +201,9 @@ class Settler:
                 return Consumption(usage, UsageSource.PROVIDER, charged=charged)
             if "anomaly" not in ctx.flags:
                 ctx.flags.append("anomaly")
+        if peek.metered is not None:
+            made = committed.result.made if isinstance(committed, BufferedCommit) else None
+            return self._estimate(ctx, peek.metered.made(made), charged=charged)
         if peek.operation is Operation.EMBEDDINGS:
             chars = 0
         return self._estimate(ctx, estimated(peek.input_tokens_likely, chars), charged=charged)
@@ -209,7 +212,7 @@ class Settler:
         """Row D: the caller left before the first token; free within the key's allowance, else the prompt."""
         if ctx.peek is None or ctx.terms is None or ctx.billing is not BillingMode.PAID:
             return NOTHING
-        prompt = Usage(in_fresh=ctx.peek.input_tokens_likely, requests=0)
+        prompt = ctx.peek.asked_likely
         if self._allowance.take(ctx.principal.key_id, cost_nano(prompt, ctx.terms), now_s):
             return NOTHING
         return self._estimate(ctx, prompt, charged=True)

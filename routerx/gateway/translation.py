@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 import msgspec
 
 from routerx.dialects.base import Aim, Asked, CallerDialect, Dialect, StreamTap
+from routerx.dialects.openai_chat.relay.stream import completion_as_stream
 from routerx.dialects.registry import dialect
 from routerx.dialects.tap import EventTap
 from routerx.domain.call import Candidate, Operation, Peek
@@ -25,6 +26,10 @@ from routerx.providers.prepare import Draft
 from routerx.providers.quirks import asks_usage
 from routerx.providers.spec import Provider
 from routerx.providers.wires import wire_of
+
+COERCED = (Operation.CHAT, Operation.COMPLETIONS)
+"""Operations whose whole answer can be told as a stream; of others it passes as it is, which clients expect of models
+that do not stream."""
 
 URLS_MAX = 32
 """Media that one request may have fetched for it."""
@@ -70,10 +75,7 @@ class Translator:
         path = spoken.path(peek.operation, upstream_model, stream=peek.stream)
         if spoken is inbound.dialect:
             ask_usage = (
-                peek.stream
-                and not peek.wants_usage
-                and peek.operation is Operation.CHAT
-                and asks_usage(provider.quirks)
+                peek.stream and not peek.wants_usage and peek.operation in COERCED and asks_usage(provider.quirks)
             )
             draft = Draft(
                 peek.operation,
@@ -84,6 +86,11 @@ class Translator:
                 _forwarded(inbound.headers, provider),
                 ask_usage,
             )
+            if ctx.form is not None:
+                form, model = ctx.form, upstream_model
+                draft = msgspec.structs.replace(
+                    draft, body=form.with_text("model", model), content_type=form.content_type
+                )
             return Script(draft, spoken, inbound.dialect, translates=False)
         return await self._translated(
             ctx, candidate, provider, spoken, Draft(peek.operation, wire, path, peek.stream, {})
@@ -189,6 +196,8 @@ def tell_as_stream(script: Script, tap: StreamTap, body: bytes, request_id: str)
     """A whole answer, where a stream was asked for, as what of it may flow (FAULTS.md 38)."""
     if isinstance(tap, EventTap) and script.translates:
         return tap.tell(events_of(script.dialect.target.decode_answer(body, request_id)))
+    if script.draft.operation is Operation.COMPLETIONS:
+        return tap.feed(completion_as_stream(body))
     return tap.feed(script.caller.to_stream(body))
 
 

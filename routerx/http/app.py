@@ -61,6 +61,12 @@ class App:
         self._routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): tenant_api.calls(Operation.CHAT, OPENAI),
             ("POST", "/v1/embeddings"): tenant_api.calls(Operation.EMBEDDINGS, OPENAI),
+            ("POST", "/v1/completions"): tenant_api.calls(Operation.COMPLETIONS, OPENAI),
+            ("POST", "/v1/images/generations"): tenant_api.calls(Operation.IMAGES, OPENAI),
+            ("POST", "/v1/audio/speech"): tenant_api.calls(Operation.SPEECH, OPENAI),
+            ("POST", "/v1/audio/transcriptions"): tenant_api.calls(Operation.TRANSCRIPTIONS, OPENAI),
+            ("POST", "/v1/moderations"): tenant_api.calls(Operation.MODERATIONS, OPENAI),
+            ("POST", "/v1/rerank"): tenant_api.calls(Operation.RERANK, OPENAI),
             ("POST", "/v1/responses"): tenant_api.calls(Operation.CHAT, RESPONSES),
             ("POST", MESSAGES_PATH): tenant_api.calls(Operation.CHAT, ANTHROPIC),
             ("POST", MESSAGES_PATH + "/count_tokens"): tenant_api.count_tokens,

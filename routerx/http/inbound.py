@@ -115,6 +115,7 @@ class Door:
             body=body,
             started_ns=arrival.started_ns,
             started_s=arrival.started_s,
+            content_type=request.headers.get("Content-Type", ""),
             user=_label(request, "X-RouterX-User"),
             app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
             headers=_forwardable(request),

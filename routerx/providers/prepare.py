@@ -27,6 +27,7 @@ BASES_MAX = 4_096
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
+ANYTHING = "*/*"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110: token
 _FORBIDDEN_IN_VALUE = re.compile(r"[\r\n\0]")
@@ -37,6 +38,8 @@ _CREDENTIAL_HEADERS: Mapping[Auth, str] = MappingProxyType(
         Auth.API_KEY: "api-key",
     }
 )
+_ACCEPTS: Mapping[Operation, str] = MappingProxyType({Operation.SPEECH: ANYTHING, Operation.TRANSCRIPTIONS: ANYTHING})
+"""What is asked for where the answer may be something else than JSON."""
 _OURS = frozenset(
     {
         "accept",
@@ -78,6 +81,10 @@ class Draft(msgspec.Struct, frozen=True):
     """Of the caller, to be passed on."""
     strip_usage: bool = False
     """The stream's usage frame was asked for by us, not by the caller."""
+    body: bytes | None = None
+    """Sent in place of `fields`, where it is no JSON."""
+    content_type: str | None = None
+    """Of `body`."""
 
 
 class _Base(msgspec.Struct, frozen=True):
@@ -103,19 +110,21 @@ class Preparer:
         """The call of one attempt. Raises ConfigError where the provider's configuration cannot be sent."""
         base = self._base(target, draft)
         fields = draft.fields
-        if base.transforms:
+        if base.transforms and draft.body is None:
             fields = dict(fields)
             for transform in base.transforms:
                 transform(fields)
         provider = target.provider
         headers = base.stream_headers if draft.stream else base.headers
+        if draft.content_type is not None:
+            headers = _as_content(headers, draft.content_type)
         return UpstreamCall(
             endpoint=target.endpoint.key,
             provider=provider.name,
             method="POST",
             url=base.url + draft.path if provider.api_version is None else _deployment_url(target, draft),
             headers=_with(headers, draft.headers) if draft.headers else headers,
-            body=jsonx.encode(fields),
+            body=draft.body if draft.body is not None else jsonx.encode(fields),
             stream=draft.stream,
             timeouts=provider.timeouts,
             first_byte_s=first_byte_s,
@@ -131,7 +140,7 @@ class Preparer:
                 provider=provider,
                 credential=credential,
                 url=quirks.base_url(provider.base_url, provider.quirks) + draft.wire.path,
-                headers=header_block(provider, credential, accept=JSON),
+                headers=header_block(provider, credential, accept=_ACCEPTS.get(draft.operation, JSON)),
                 stream_headers=header_block(provider, credential, accept=EVENT_STREAM),
                 transforms=quirks.transforms(provider.quirks, draft.operation, draft.wire.dialect),
             )
@@ -148,6 +157,12 @@ def _deployment_url(target: Target, draft: Draft) -> str:
     root = provider.base_url.removesuffix("/openai/v1").removesuffix("/openai")
     deployment = quote(target.endpoint.upstream_model, safe="")
     return f"{root}/openai/deployments/{deployment}{draft.path}?api-version={quote(provider.api_version, safe='')}"
+
+
+def _as_content(block: CIMultiDictProxy[str], content_type: str) -> CIMultiDictProxy[str]:
+    headers = block.copy()
+    headers["content-type"] = content_type
+    return CIMultiDictProxy(headers)
 
 
 def _with(block: CIMultiDictProxy[str], more: tuple[tuple[str, str], ...]) -> CIMultiDictProxy[str]:

@@ -81,6 +81,12 @@ class Provider(msgspec.Struct, frozen=True):
     proxy: str | None = None
     ca_file: str | None = None
 
+    def does(self, operation: Operation) -> bool:
+        """Whether it may be asked for `operation`. Chats and embeddings are everybody's business."""
+        if operation in (Operation.CHAT, Operation.COUNT_TOKENS, Operation.EMBEDDINGS):
+            return True
+        return self.mock is None and (self.relays is None or operation in self.relays)
+
 
 class Preset(msgspec.Struct, frozen=True):
     """What is known of a vendor before anyone configures it."""

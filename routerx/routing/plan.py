@@ -7,7 +7,7 @@ state; per request only circuits, sizes and latencies are looked at. Synchronous
 import math
 
 from routerx.config.snapshot import Snapshot
-from routerx.domain.call import Candidate, Exclusion, Operation, Peek, Plan
+from routerx.domain.call import Candidate, Exclusion, Peek, Plan
 from routerx.domain.tenant import Principal
 from routerx.errors import NoHealthyUpstream
 from routerx.routing.shortlist import Option, Shortlist, make_shortlist
@@ -22,7 +22,7 @@ def make_plan(peek: Peek, principal: Principal, snapshot: Snapshot, state: Routi
     Raises ModelNotFound, FreeNotAllowed, InvalidParameter or PermissionDenied (nothing could ever serve it), or
     NoHealthyUpstream with the earliest probe as retry_after_s (nothing can serve it now).
     """
-    key = (peek.model, principal.tenant.name, peek.operation is Operation.CHAT, peek.needs)
+    key = (peek.model, principal.tenant.name, peek.operation, peek.needs)
     shortlist = state.plans.get(snapshot, key)
     if shortlist is None:
         shortlist = make_shortlist(peek, principal.tenant, snapshot)

@@ -18,7 +18,7 @@ from routerx.domain.model import Capability, Endpoint, Kind, Model
 from routerx.domain.policy import Fence, Policy, Sort
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import FreeSuffix, OnUnpriced, Tenant
-from routerx.errors import FreeNotAllowed, InvalidParameter, ModelNotFound, PermissionDenied
+from routerx.errors import FreeNotAllowed, InvalidParameter, ModelNotFound, PermissionDenied, UnsupportedOperation
 from routerx.providers.spec import Provider
 
 NAME_MAX = 256
@@ -28,8 +28,8 @@ SUGGEST_MAX = 64
 SUGGEST_AMONG = 8
 """Names that are compared in full."""
 
-PlanKey = tuple[str, str, bool, frozenset[Capability]]
-"""(model as asked, tenant, is it a chat, needs): what the static part of a plan depends on, beside the snapshot."""
+PlanKey = tuple[str, str, Operation, frozenset[Capability]]
+"""(model as asked, tenant, operation, needs): what the static part of a plan depends on, beside the snapshot."""
 
 KIND_OF = {
     Operation.CHAT: Kind.CHAT,
@@ -46,6 +46,8 @@ KIND_OF = {
 
 _FREE = PriceCard(input_pico=0, output_pico=0)
 _EVERYTHING = frozenset(Capability)
+_OPERATIONS = frozenset(Operation)
+_LACKS = "lacks_"
 _PARAMS = {
     Capability.VISION: ("images", "messages"),
     Capability.AUDIO: ("audio", "messages"),
@@ -96,7 +98,7 @@ def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
     resolved = resolve(peek.model, kind, snapshot)
     endpoints = _allowed_endpoints(resolved, tenant) if resolved is not None else ()
     if resolved is None or not endpoints:
-        raise _not_found(peek.model, kind, tenant, snapshot)
+        raise _not_found(peek, tenant, snapshot)
     if resolved.free and tenant.plan.free_suffix is FreeSuffix.OFF:
         raise FreeNotAllowed(
             f"the suffix ':free' is switched off in plan {tenant.plan.name!r}; ask for {resolved.name!r}"
@@ -104,6 +106,7 @@ def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
     policy = snapshot.policies.get(tenant.policy, Policy(name=tenant.policy))
     sort = Sort.PRICE if resolved.floor else policy.sort
     rules = _Rules(peek.needs, tenant, resolved.free, policy.fence, endpoints[0])
+    operation = peek.operation
     groups: list[tuple[Option, ...]] = []
     excluded: list[Exclusion] = []
     seen: set[str] = set()
@@ -116,6 +119,8 @@ def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
             seen.add(endpoint.key)
             provider = snapshot.providers.get(endpoint.provider)
             rule = rules.against(endpoint, found)
+            if rule is None and provider is not None and not provider.does(operation):
+                rule = f"{_LACKS}{operation.value}"
             if provider is None or rule is not None:
                 excluded.append(Exclusion(endpoint.key, rule if rule is not None else "no_provider"))
             else:
@@ -174,7 +179,7 @@ class _Rules(msgspec.Struct, frozen=True):
             return "not_allowed"
         missing = sorted(self.needs - endpoint.capabilities)
         if missing:
-            return f"lacks_{missing[0]}"
+            return f"{_LACKS}{missing[0]}"
         plan, card = self.tenant.plan, endpoint.price
         if self.free and plan.free_suffix is FreeSuffix.ZERO_PRICED and (card is None or not card.is_free):
             return "not_zero_priced"
@@ -241,8 +246,16 @@ def _grouped(options: list[Option], sort: Sort) -> list[tuple[Option, ...]]:
     return [tuple(groups[rank]) for rank in sorted(groups)]
 
 
-def _not_found(asked: str, kind: Kind, tenant: Tenant, snapshot: Snapshot) -> ModelNotFound:
+def _not_found(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> ModelNotFound:
     """The same words for a model that does not exist and for one this tenant may not use."""
+    asked, kind = peek.model, KIND_OF[peek.operation]
+    named = snapshot.models.get(asked) or snapshot.endpoints.get(asked)
+    if named is not None and not named.does(kind) and _allowed_endpoints(Resolved(asked, named), tenant):
+        return ModelNotFound(
+            f"model {asked!r} is for {named.kind.value}, not for {peek.operation.value}; "
+            "GET /v1/models says what each model is for",
+            param="model",
+        )
     shown = asked if len(asked) <= NAME_MAX else f"{asked[:NAME_MAX]}…"
     message = f"model {shown!r} does not exist or is not available to this key"
     nearest = _nearest(asked, kind, tenant, snapshot) if len(asked) <= SUGGEST_MAX else None
@@ -267,8 +280,13 @@ def _nearest(asked: str, kind: Kind, tenant: Tenant, snapshot: Snapshot) -> str 
 def _refuse(resolved: Resolved, excluded: list[Exclusion], tenant: Tenant) -> NoReturn:
     """Nothing is left: the reason that excluded the asked model's first endpoint is the one to tell."""
     rule, name = excluded[0].rule, resolved.name
-    if rule.startswith("lacks_"):
-        what, param = _PARAMS[Capability(rule.removeprefix("lacks_"))]
+    lacking = rule.removeprefix(_LACKS)
+    if rule.startswith(_LACKS) and lacking in _OPERATIONS:
+        raise UnsupportedOperation(
+            f"no provider of model {name!r} offers {lacking}; ask for a model of one that does", param="model"
+        )
+    if rule.startswith(_LACKS):
+        what, param = _PARAMS[Capability(lacking)]
         raise InvalidParameter(
             f"model {name!r} takes no {what}; leave that out or ask for a model that does", param=param
         )

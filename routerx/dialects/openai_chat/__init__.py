@@ -29,6 +29,10 @@ from routerx.dialects.openai_chat import embeddings, errors
 from routerx.dialects.openai_chat.answer import encode_answer
 from routerx.dialects.openai_chat.chunks import Answer, Embeddings, message_bytes
 from routerx.dialects.openai_chat.peek import peek_chat, peek_embeddings, request_fields
+from routerx.dialects.openai_chat.relay import RELAYED
+from routerx.dialects.openai_chat.relay.peek import peek_relayed
+from routerx.dialects.openai_chat.relay.reply import read_relayed
+from routerx.dialects.openai_chat.relay.stream import relay_tap
 from routerx.dialects.openai_chat.request import decode_request
 from routerx.dialects.openai_chat.stream import Decoder, Encoder, decode_answer
 from routerx.dialects.openai_chat.tap import OpenAITap, to_stream
@@ -104,6 +108,8 @@ class OpenAIChat:
     def peek(self, operation: Operation, body: bytes, fields: Mapping[str, Raw]) -> Peek:
         if operation is Operation.CHAT:
             return peek_chat(body, fields)
+        if operation in RELAYED:
+            return peek_relayed(operation, body, fields)
         return peek_embeddings(fields)
 
     def path(self, operation: Operation, model: str, *, stream: bool) -> str:
@@ -115,6 +121,8 @@ class OpenAIChat:
     # --- reply
 
     def read_reply(self, operation: Operation, content_type: str, body: bytes) -> Reply | Failure:
+        if operation in RELAYED:
+            return read_relayed(operation, content_type, body)
         # The body's first byte decides, not its label: answers have come as octet-stream, error pages as JSON.
         start = body[:64].lstrip()[:1] or body.lstrip()[:1]
         if not start:
@@ -128,6 +136,8 @@ class OpenAIChat:
     # --- stream
 
     def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
+        if peek.operation in RELAYED:
+            return relay_tap(peek, strip_usage=strip_usage)
         return OpenAITap(peek.choices, strip_usage=strip_usage)
 
     def to_stream(self, body: bytes) -> bytes:

@@ -28,6 +28,8 @@ class ChunkChoice(msgspec.Struct, gc=False):
 
     index: Any = 0
     delta: Output | None = None
+    text: Any = None
+    """In place of a delta, in text completions."""
     finish_reason: Any = None
 
 

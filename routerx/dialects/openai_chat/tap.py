@@ -136,6 +136,8 @@ class OpenAITap:
             delta = choice.delta
             if delta is not None:
                 self._measure(delta)
+            elif choice.text:
+                self._measure(Output(content=choice.text))
             if choice.finish_reason:
                 self.has_content = True
                 self._finished_choices.add(choice.index if isinstance(choice.index, int) else 0)

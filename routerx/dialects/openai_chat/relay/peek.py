@@ -136,7 +136,8 @@ def _peek_transcription(body: bytes, fields: Fields) -> Peek:
     try:
         place = _file(fields.get("file", _NULL))
     except msgspec.DecodeError:
-        raise InvalidParameter("'file' is missing: send the recording as a part with a file name.", param="file")
+        message = "'file' is missing: send the recording as a part with a file name."
+        raise InvalidParameter(message, param="file") from None
     stream = fields.get("stream", Raw(b'"false"'))
     words = (b'"true"', b'"false"', b'"True"', b'"False"', b'""')
     if bytes(stream) not in words:
@@ -248,7 +249,9 @@ def _seconds(audio: memoryview) -> tuple[int, int]:
 
 def _wav_bytes_per_s(audio: memoryview) -> int | None:
     """The byte rate of the format chunk, where it stands first, as it does in practice (RIFF WAVE)."""
-    if audio.nbytes < 36 or audio[:4] != b"RIFF" or audio[8:16] != b"WAVEfmt ":
+    if audio.nbytes < 36:
         return None
-    (rate,) = struct.unpack_from("<I", audio, 28)
+    riff, wave, rate = struct.unpack_from("<4s4x8s12xI", audio)
+    if (riff, wave) != (b"RIFF", b"WAVEfmt "):
+        return None
     return rate if 0 < rate <= _WAV_BYTES_PER_S_MAX else None

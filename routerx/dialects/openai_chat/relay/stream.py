@@ -17,7 +17,7 @@ from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap
 from routerx.domain.call import Operation, Peek
 from routerx.domain.chat import Finish, Opaque
-from routerx.domain.events import Began, Ended, Event, Failed, Finished, OpaqueMade, Reported
+from routerx.domain.events import Ended, Event, Failed, Finished, OpaqueMade, Reported
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage
 from routerx.jsonx import Raw
@@ -25,7 +25,7 @@ from routerx.jsonx import Raw
 IMAGE_EVENT_BYTES_MAX = 16 * 1024 * 1024
 """A whole image is one event (FAULTS.md 43)."""
 
-_DONE_TYPES = ("image_generation.completed", "speech.audio.done", "transcript.text.done")
+_DONE_TYPES = ("image_generation.completed", "speech.audio.done", "transcript.text.done", "transcription.done")
 _SOMETHING = OpaqueMade(Opaque("openai", "event", Raw(b"null")))
 
 
@@ -38,6 +38,7 @@ class _Typed(msgspec.Struct, gc=False):
 
 
 _typed_decoder = msgspec.json.Decoder(_Typed)
+_any_decoder = msgspec.json.Decoder()
 
 
 def relay_tap(peek: Peek, *, strip_usage: bool) -> StreamTap:
@@ -76,9 +77,9 @@ class _Events:
         if event is None:
             return (Failed(Failure(FailureKind.INVALID_CHUNK, "The provider sent an event that is none.")),)
         if event.error or event.type == "error" or frame.event == b"error":
-            value = event.error or decode_or_none(msgspec.json.Decoder(), data)
+            value = event.error or decode_or_none(_any_decoder, data)
             return (Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM)),)
-        events: list[Event] = [Began(), _SOMETHING]
+        events: list[Event] = [_SOMETHING]
         if event.type in _DONE_TYPES:
             events.append(Finished(Finish.STOP, choice=self._finished))
             self._finished += 1
