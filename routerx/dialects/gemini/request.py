@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from routerx import jsonx
 from routerx.dialects import media
 from routerx.dialects.gemini import signing
@@ -224,7 +226,7 @@ class _Contents:
         role = node.object().text_of("role") or "user"
         parts = tuple(self.parts(node))
         if role in ("model", "assistant"):
-            yield Message(Role.ASSISTANT, parts)
+            yield Message(Role.ASSISTANT, tuple(_joined(parts)))
             return
         results = tuple(part for part in parts if isinstance(part, ToolResult))
         if results:
@@ -287,6 +289,25 @@ class _Contents:
             said = response["result"]
         text = said if isinstance(said, str) else jsonx.encode(said).decode()
         return ToolResult(id_ if id_ is not None else f"call_{name}", (Text(text),), is_error, name)
+
+
+def _joined(parts: tuple[Part, ...]) -> Iterator[Part]:
+    """Parts in which a thought that was streamed in pieces, the last of them signed, is one again."""
+    pending: Reasoning | None = None
+    for part in parts:
+        if isinstance(part, Reasoning) and not part.redacted:
+            if pending is not None:
+                part = msgspec.structs.replace(part, text=pending.text + part.text)
+            if part.signature is None:
+                pending = part
+                continue
+            pending = None
+        elif pending is not None:
+            yield pending
+            pending = None
+        yield part
+    if pending is not None:
+        yield pending
 
 
 def _text(text: str, node: Node, signature: str | None) -> Iterator[Part]:
