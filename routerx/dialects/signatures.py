@@ -10,6 +10,8 @@ import re
 
 _MARK = "rx1."
 _IN_ID = "--rx1-"
+PACKED = _IN_ID.encode()
+"""Stands in every body with a packed call id."""
 _ID = "id"
 """Stands where an origin does, before the id itself as it was."""
 _ODD = re.compile(r"[^a-zA-Z0-9_-]")
