@@ -265,7 +265,8 @@ def _object(error: dict[str, Any]) -> _Report:
     facts = [fact for fact in details if isinstance(fact, dict)] if isinstance(details, list) else []
     nested = error.get("innererror")
     names = [error.get("code"), nested.get("code") if isinstance(nested, dict) else None]
-    names += [fact.get("reason") for fact in facts] + [error.get("type"), error.get("status")]
+    names += [fact.get("reason") for fact in facts]
+    names += [details.get("error_code") if isinstance(details, dict) else None, error.get("type"), error.get("status")]
     metadata = error.get("metadata")
     hints = [fact.get("retryDelay") for fact in facts] + [error.get("retry_after")]
     param = error.get("param")

@@ -8,7 +8,11 @@ import base64
 import binascii
 import re
 
-_MARK = "rx1."
+MARK = "rx1."
+"""How every packed text begins."""
+UNSIGNED = f"{MARK}none.."
+"""In place of the signature of a thought that nobody signed, where the wire has to have one: whoever is given it back
+can tell it from a signature of its own."""
 _IN_ID = "--rx1-"
 PACKED = _IN_ID.encode()
 """Stands in every body with a packed call id."""
@@ -19,14 +23,14 @@ _ODD = re.compile(r"[^a-zA-Z0-9_-]")
 
 def pack(origin: str, signature: str, id: str | None = None) -> str:  # noqa: A002 (the wire's own word)
     """One text that unpack() takes apart again."""
-    return f"{_MARK}{origin}.{_encode(id or '')}.{signature}"
+    return f"{MARK}{origin}.{_encode(id or '')}.{signature}"
 
 
 def unpack(text: str) -> tuple[str, str, str | None] | None:
-    """(origin, signature, id) of a packed text; None for any other."""
-    if not text.startswith(_MARK):
+    """(origin, signature, id) of a packed text; None for any other. UNSIGNED is not for this function."""
+    if not text.startswith(MARK):
         return None
-    pieces = text[len(_MARK) :].split(".", 2)
+    pieces = text[len(MARK) :].split(".", 2)
     if len(pieces) != 3:
         return None
     origin, packed_id, signature = pieces
@@ -71,6 +75,7 @@ def _encode(text: str) -> str:
 
 def _decode(text: str) -> str | None:
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("utf-8", "surrogatepass")
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return data.decode("utf-8", "surrogatepass")
     except (binascii.Error, ValueError):
         return None

@@ -138,9 +138,16 @@ _scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | texts
 _values = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(words, inner, max_size=2))
 arguments = st.dictionaries(words, _values, max_size=3).map(lambda value: jsonx.encode(value).decode())
 """JSON text of an object, as compact as encoders write it."""
+# Closed, as some wires demand of a strict one.
 schemas = st.dictionaries(words, st.sampled_from(("string", "integer")), max_size=2).map(
     lambda kinds: Raw(
-        jsonx.encode({"type": "object", "properties": {name: {"type": kind} for name, kind in kinds.items()}})
+        jsonx.encode(
+            {
+                "type": "object",
+                "properties": {name: {"type": kind} for name, kind in kinds.items()},
+                "additionalProperties": False,
+            }
+        )
     )
 )
 data = st.binary(min_size=1, max_size=6).map(lambda raw: base64.b64encode(raw).decode())
@@ -185,13 +192,14 @@ def thoughts(draw: st.DrawFn, wire: Wire) -> tuple[Reasoning, ...]:
 
 
 @st.composite
-def calls(draw: st.DrawFn, wire: Wire, names: tuple[str, ...], size: int) -> tuple[ToolCall, ...]:
+def calls(draw: st.DrawFn, wire: Wire, names: tuple[str, ...], size: int, turn: int = 0) -> tuple[ToolCall, ...]:
+    """Of one turn; their ids are like no other's."""
     ids = draw(st.lists(_ids, min_size=size, max_size=size, unique=True))
     made = []
     for id_ in ids:
         signed = wire.signed_calls and draw(st.booleans())
         signature, origin = (draw(signatures), wire.origin) if signed else (None, None)
-        made.append(ToolCall(f"call_{id_}", draw(st.sampled_from(names)), draw(arguments), signature, origin))
+        made.append(ToolCall(f"call_{turn}_{id_}", draw(st.sampled_from(names)), draw(arguments), signature, origin))
     return tuple(made)
 
 
@@ -284,7 +292,7 @@ def _messages(draw: st.DrawFn, wire: Wire, functions: tuple[str, ...]) -> tuple[
         found.append(Message(Role.SYSTEM, draw(_texts(wire))))
     for place in range(draw(st.integers(1, 3))):
         if place:
-            found += draw(_turn(wire, functions))
+            found += draw(_turn(wire, functions, place))
         if wire.system_anywhere and draw(st.booleans()):
             found.append(Message(Role.SYSTEM, draw(_texts(wire))))
         found.append(draw(_question(wire)))
@@ -295,11 +303,11 @@ def _messages(draw: st.DrawFn, wire: Wire, functions: tuple[str, ...]) -> tuple[
 
 
 @st.composite
-def _turn(draw: st.DrawFn, wire: Wire, functions: tuple[str, ...]) -> list[Message]:
+def _turn(draw: st.DrawFn, wire: Wire, functions: tuple[str, ...], place: int) -> list[Message]:
     """What comes between two questions: an answer, or a round of tools and an answer."""
     found = []
     if functions != () and draw(st.booleans()):
-        made = draw(calls(wire, functions, draw(st.integers(1, 3))))
+        made = draw(calls(wire, functions, draw(st.integers(1, 3)), place))
         found += [draw(_assistant(wire, made)), *draw(_results(wire, made))]
     return [*found, draw(_assistant(wire, ()))]
 

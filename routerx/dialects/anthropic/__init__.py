@@ -1,14 +1,15 @@
 """The Anthropic wire format, Messages: requests, replies, streams and errors, in that order."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from routerx import jsonx
 from routerx.dialects import classify
 from routerx.dialects.anthropic import errors
-from routerx.dialects.anthropic.answer import encode_answer
+from routerx.dialects.anthropic.answer import encode_answer, output_bytes
+from routerx.dialects.anthropic.passing import own_history, to_stream
 from routerx.dialects.anthropic.peek import peek
 from routerx.dialects.anthropic.request import decode_request
 from routerx.dialects.anthropic.stream import Decoder, Encoder, decode_answer
@@ -29,18 +30,16 @@ from routerx.dialects.base import (
     StreamEncoder,
     StreamTap,
 )
-from routerx.dialects.leniently import decode_or_none
+from routerx.dialects.leniently import ABSENT, decode_or_none
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap
 from routerx.domain.call import Operation, Peek
 from routerx.domain.chat import Answer, ChatRequest, MediaKind
-from routerx.domain.events import events_of
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage
 from routerx.errors import RouterXError
 from routerx.jsonx import Raw
 
-_any_decoder = msgspec.json.Decoder()
 _PATHS = {Operation.CHAT: "/messages", Operation.COUNT_TOKENS: "/messages/count_tokens"}
 
 
@@ -93,34 +92,15 @@ class AnthropicMessages:
         return _PATHS[operation]
 
     def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
-        return {**fields, "model": Raw(jsonx.encode(model))}
+        own = own_history(fields["messages"]) if "messages" in fields else None
+        return {**fields, "model": Raw(jsonx.encode(model))} | ({"messages": own} if own is not None else {})
 
     # --- reply
 
     def read_reply(self, operation: Operation, content_type: str, body: bytes) -> Reply | Failure:
-        value = decode_or_none(_any_decoder, body)
-        if not isinstance(value, dict):
-            return classify.foreign(content_type, body)
-        if value.get("type") == "error" or value.get("error"):
-            return classify.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200, table=errors.TABLE)
         if operation is Operation.COUNT_TOKENS:
-            if type(value.get("input_tokens")) is not int:
-                return classify.foreign(content_type, body)
-            return Reply(Usage(requests=0))
-        if not isinstance(value.get("content"), list):
-            return classify.foreign(content_type, body)
-        if not value["content"] and not value.get("stop_reason"):
-            return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
-        reports = UsageReader()
-        reports.read(value.get("usage"))
-        size = 0
-        if reports.usage is None or reports.usage.output_tokens == 0:
-            size = sum(len(jsonx.encode(block)) for block in value["content"])
-        model = value.get("model")
-        zero_beside_content = reports.usage is not None and size > 0
-        return Reply(
-            reports.usage, reports.anomaly or zero_beside_content, model if isinstance(model, str) else None, size
-        )
+            return _read_count(body, content_type)
+        return _read_answer(body, content_type)
 
     # --- stream
 
@@ -128,8 +108,7 @@ class AnthropicMessages:
         return EventTap(Decoder(""), FrameSplitter(), None)
 
     def to_stream(self, body: bytes) -> bytes:
-        encoder = Encoder(Asked(request=ChatRequest(messages=()), model="", request_id="", created_s=0))
-        return b"".join(encoder.encode(event) for event in events_of(decode_answer(body, ""))) + encoder.end()
+        return to_stream(body)
 
     # --- errors
 
@@ -144,3 +123,61 @@ class AnthropicMessages:
 
 
 ANTHROPIC: Final[CallerDialect] = AnthropicMessages()
+
+
+class _Message(msgspec.Struct, gc=False):
+    """A whole answer, read no further than the gateway needs; the content stays unread."""
+
+    type: Any = None
+    content: Raw = ABSENT
+    stop_reason: Any = None
+    usage: Any = None
+    error: Any = None
+    model: Any = None
+
+
+class _Count(msgspec.Struct, gc=False):
+    """How many tokens a prompt has."""
+
+    input_tokens: Any = None
+    error: Any = None
+
+
+_message_decoder = msgspec.json.Decoder(_Message)
+_count_decoder = msgspec.json.Decoder(_Count)
+_any_decoder = msgspec.json.Decoder()
+
+
+def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
+    message = decode_or_none(_message_decoder, body)
+    if message is None:
+        return classify.foreign(content_type, body)
+    if message.type == "error" or message.error:
+        return _in_disguise(body)
+    if memoryview(message.content)[0] != 0x5B:
+        return classify.foreign(content_type, body)
+    if decode_or_none(_any_decoder, message.content) == [] and not message.stop_reason:
+        return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
+    reports = UsageReader()
+    reports.read(message.usage)
+    usage, size = reports.usage, 0
+    if usage is None or usage.output_tokens == 0:
+        size = output_bytes(decode_answer(body, ""))
+    zero_beside_content = usage is not None and size > 0
+    model = message.model if isinstance(message.model, str) and message.model else None
+    return Reply(usage, reports.anomaly or zero_beside_content, model, size)
+
+
+def _read_count(body: bytes, content_type: str) -> Reply | Failure:
+    count = decode_or_none(_count_decoder, body)
+    if count is not None and count.error:
+        return _in_disguise(body)
+    if count is None or type(count.input_tokens) is not int:
+        return classify.foreign(content_type, body)
+    return Reply(Usage(requests=0))  # Counting is free: what was counted is the answer, not what it cost.
+
+
+def _in_disguise(body: bytes) -> Failure:
+    """An error under a status of success."""
+    value = decode_or_none(_any_decoder, body)
+    return classify.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200, table=errors.TABLE)

@@ -8,7 +8,7 @@ from routerx.dialects.anthropic.request import CITATIONS, ORIGIN
 from routerx.dialects.anthropic.usage import usage_object
 from routerx.dialects.base import Asked
 from routerx.dialects.reading import arguments_object
-from routerx.dialects.signatures import pack, pack_call_id, plain_call_id
+from routerx.dialects.signatures import UNSIGNED, pack, pack_call_id, plain_call_id
 from routerx.domain.chat import (
     Answer,
     Choice,
@@ -61,6 +61,18 @@ def encode_answer(answer: Answer, asked: Asked) -> tuple[bytes, tuple[str, ...]]
     return jsonx.encode(message), tuple(sorted(dropped))
 
 
+def output_bytes(answer: Answer) -> int:
+    """UTF-8 bytes of what was generated: texts, thoughts, and tool calls with their names."""
+    size = 0
+    for part in answer.choices[0].parts:
+        match part:
+            case Text() | Refusal() | Reasoning():
+                size += len(part.text.encode("utf-8", "replace"))
+            case ToolCall():
+                size += len((part.name + part.arguments).encode("utf-8", "replace"))
+    return size
+
+
 def opening(id_: str | None, model: str | None, asked: Asked) -> dict[str, Any]:
     """A message that says nothing yet."""
     return {
@@ -108,8 +120,8 @@ def _blocks(part: Part, dropped: set[str]) -> list[Any]:
 
 def thought(part: Reasoning) -> dict[str, Any]:
     """A thought that clients return as they got it: another vendor's signature is packed into this wire's own."""
-    signature = part.signature if part.signature is not None else ""
-    if signature and part.origin is not None and part.origin != ORIGIN:
+    signature = part.signature if part.signature else UNSIGNED
+    if part.signature and part.origin is not None and part.origin != ORIGIN:
         signature = pack(part.origin, signature, part.id)
     if part.redacted:
         return {"type": "redacted_thinking", "data": signature}

@@ -16,6 +16,8 @@ TABLE = ErrorTable(
             "timeout_error": FailureKind.SERVER_ERROR,
             "api_error": FailureKind.SERVER_ERROR,
             "request_too_large": FailureKind.REJECTED,
+            "enforced_spend_limit_reached": FailureKind.EXHAUSTED,
+            "contract_spend_limit_reached": FailureKind.EXHAUSTED,
         }
     ),
     statuses=MappingProxyType({409: FailureKind.SERVER_ERROR, 504: FailureKind.SERVER_ERROR}),
@@ -29,6 +31,7 @@ _TYPES = MappingProxyType(
         402: "billing_error",
         403: "permission_error",
         404: "not_found_error",
+        409: "conflict_error",
         408: "timeout_error",
         413: "request_too_large",
         429: "rate_limit_error",

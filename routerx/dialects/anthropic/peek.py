@@ -16,14 +16,13 @@ from routerx.dialects.estimate import (
     raw_tokens,
     text_tokens,
 )
-from routerx.dialects.fields import read_field, read_model, read_number, wrong_value
+from routerx.dialects.fields import USER_CHARS_MAX, read_field, read_model, read_number, wrong_value
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
 from routerx.errors import InvalidParameter
 from routerx.jsonx import Raw
 
 OUTPUT_TOKENS_MAX = 10_000_000
-USER_CHARS_MAX = 256
 
 _boolean = msgspec.json.Decoder(bool | None).decode
 _integer = msgspec.json.Decoder(int | None).decode
@@ -32,6 +31,7 @@ _array = msgspec.json.Decoder(list[Raw] | None).decode
 _object = msgspec.json.Decoder(dict[str, Raw] | None).decode
 _messages = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 
+_NULL = Raw(b"null")
 _MEDIA = (b'"image"', b'"document"')
 
 
@@ -43,15 +43,7 @@ def peek(operation: Operation, fields: Mapping[str, Raw]) -> Peek:
     for key, bounds in (("temperature", (0, 2)), ("top_p", (0, 1))):
         if key in fields:
             read_number(key, fields[key], _number, "a number", bounds)
-    raw = fields.get("messages")
-    if raw is None:
-        raise InvalidParameter("'messages' is missing: send an array of message objects.", param="messages")
-    try:
-        messages = _messages(raw)
-    except msgspec.DecodeError:
-        raise wrong_value("messages", raw, "an array of message objects") from None
-    if not messages:
-        raise InvalidParameter("'messages' is empty: send at least one message.", param="messages")
+    raw, messages = _read_messages(fields)
     needs: set[Capability] = set()
     estimate = TOKENS_PER_REQUEST + TOKENS_PER_MESSAGE * len(messages) + _estimate(raw, needs)
     if "system" in fields:
@@ -59,8 +51,10 @@ def peek(operation: Operation, fields: Mapping[str, Raw]) -> Peek:
     if read_field("tools", fields, _array, "an array"):
         needs.add(Capability.TOOLS)
         estimate += TOKENS_PER_TOOLS + raw_tokens(fields["tools"])
-    if _has_schema(fields):
+    schema = _schema(fields)
+    if schema is not None:
         needs.add(Capability.JSON_SCHEMA)
+        estimate += raw_tokens(schema)
     return Peek(
         operation=operation,
         model=model,
@@ -73,9 +67,24 @@ def peek(operation: Operation, fields: Mapping[str, Raw]) -> Peek:
     )
 
 
+def _read_messages(fields: Mapping[str, Raw]) -> tuple[Raw, list[dict[str, Raw]]]:
+    """The messages as they stand and one by one. Raises InvalidParameter."""
+    raw = fields.get("messages")
+    if raw is None:
+        raise InvalidParameter("'messages' is missing: send an array of message objects.", param="messages")
+    try:
+        messages = _messages(raw)
+    except msgspec.DecodeError:
+        raise wrong_value("messages", raw, "an array of message objects") from None
+    if not messages:
+        raise InvalidParameter("'messages' is empty: send at least one message.", param="messages")
+    return raw, messages
+
+
 def _ceiling(operation: Operation, fields: Mapping[str, Raw]) -> int | None:
     if "max_tokens" in fields:
-        ceiling = read_number("max_tokens", fields["max_tokens"], _integer, "a whole number", (1, OUTPUT_TOKENS_MAX))
+        # Zero fills the vendor's cache and asks for no answer.
+        ceiling = read_number("max_tokens", fields["max_tokens"], _integer, "a whole number", (0, OUTPUT_TOKENS_MAX))
         if ceiling is not None:
             return int(ceiling)
     if operation is Operation.COUNT_TOKENS:
@@ -86,17 +95,20 @@ def _ceiling(operation: Operation, fields: Mapping[str, Raw]) -> int | None:
 def _user(fields: Mapping[str, Raw]) -> str | None:
     metadata = read_field("metadata", fields, _object, "an object")
     raw = (metadata or {}).get("user_id")
-    if raw is None:
+    if raw is None or raw == _NULL:
         return None
-    value = jsonx.decode(bytes(raw))
-    return value[:USER_CHARS_MAX] if isinstance(value, str) else None
+    if memoryview(raw)[0] != 0x22:
+        raise wrong_value("metadata.user_id", raw, "a string")
+    return str(jsonx.decode(bytes(raw)))[:USER_CHARS_MAX]
 
 
-def _has_schema(fields: Mapping[str, Raw]) -> bool:
-    if "output_format" in fields and bytes(fields["output_format"]) != b"null":
-        return True
+def _schema(fields: Mapping[str, Raw]) -> Raw | None:
+    """What the answer has to look like: in `output_config`, or in the older `output_format`."""
     config = read_field("output_config", fields, _object, "an object")
-    return config is not None and bytes(config.get("format", b"null")) != b"null"
+    for raw in (fields.get("output_format"), None if config is None else config.get("format")):
+        if raw is not None and raw != _NULL:
+            return raw
+    return None
 
 
 def _estimate(raw: Raw, needs: set[Capability]) -> int:
@@ -105,8 +117,11 @@ def _estimate(raw: Raw, needs: set[Capability]) -> int:
     if not any(mark in data for mark in _MEDIA):
         return raw_tokens(raw)
     found = _Media()
-    for message in jsonx.decode(data):
-        found.look(message.get("content"))
+    try:
+        for message in jsonx.decode(data):
+            found.look(message.get("content"))
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"'messages' cannot be read: {error}.", param="messages") from None
     if found.images:
         needs.add(Capability.VISION)
     tokens = found.images * TOKENS_PER_IMAGE + found.files * TOKENS_PER_FILE + found.file_bytes // FILE_BYTES_PER_TOKEN

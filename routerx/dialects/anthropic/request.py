@@ -6,7 +6,7 @@ from types import MappingProxyType
 from routerx.dialects import media
 from routerx.dialects.effort import EFFORTS
 from routerx.dialects.reading import Body, Node, check_tool_choice
-from routerx.dialects.signatures import unpack, unpack_call_id
+from routerx.dialects.signatures import UNSIGNED, unpack, unpack_call_id
 from routerx.domain.chat import (
     CacheMark,
     ChatRequest,
@@ -233,7 +233,7 @@ def _citations(node: Node) -> Iterator[Citation]:
 
 def _reasoning(text: str, signature: str | None, *, redacted: bool) -> Reasoning:
     """Signed by this wire's own vendor, or by another whose signature was packed into it on the way out."""
-    if not signature:
+    if not signature or signature == UNSIGNED:
         return Reasoning(text)
     packed = unpack(signature)
     if packed is None:

@@ -14,6 +14,7 @@ from routerx.dialects.anthropic.usage import UsageReader, usage_object
 from routerx.dialects.base import Asked, Frame
 from routerx.dialects.classify import failure_in_band
 from routerx.dialects.leniently import decode_or_none
+from routerx.dialects.signatures import UNSIGNED
 from routerx.domain.chat import Answer, Choice, Citation, Finish, Opaque, Reasoning, ToolCall
 from routerx.domain.events import (
     Began,
@@ -40,6 +41,7 @@ from routerx.domain.usage import Usage
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _IMPLIED = MappingProxyType({"text_delta": "text", "thinking_delta": "thinking"})
 """The block that a delta must belong to."""
+END_MARK = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _any_decoder = msgspec.json.Decoder()
 
 
@@ -65,7 +67,7 @@ def decode_answer(body: bytes, seed: str) -> Answer:
 class Decoder:
     """See dialects.base.StreamDecoder."""
 
-    end_mark = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    end_mark = END_MARK
 
     def __init__(self, seed: str) -> None:
         self._seed = seed
@@ -205,7 +207,7 @@ class Decoder:
             case "text":
                 pass
             case "thinking" | "redacted_thinking":
-                if state.signature:
+                if state.signature not in ("", UNSIGNED):
                     yield ReasoningSigned(state.signature, ORIGIN, state.kind == "redacted_thinking")
             case "tool_use":
                 assert state.call is not None
@@ -296,7 +298,7 @@ class Encoder:
         self._started = False
         self._index = 0
         self._open: str | None = None
-        """What the open block is: `text`, `thinking` or `tool`."""
+        """What the open block is: `text`, `thinking` (its signature yet to come), `tool` or another."""
         self._call: int | None = None
         self._waiting: list[Event] = []
         """Of other tool calls than the open one, and what came behind them."""
@@ -327,8 +329,8 @@ class Encoder:
         end = self._finished if self._finished is not None else Finished(Finish.STOP)
         choice = Choice((), end.finish, end.native, end.stop_sequence)
         usage = usage_object(self._usage if self._usage is not None else Usage())
-        frames += _frame("message_delta", delta=stopping(choice), usage=usage)
-        return frames + Decoder.end_mark
+        frames += frame("message_delta", delta=stopping(choice), usage=usage)
+        return frames + END_MARK
 
     def _start(self) -> bytes:
         if self._started:
@@ -337,7 +339,7 @@ class Encoder:
         message = opening(self._began.id, self._began.model, self._asked)
         usage = self._usage if self._usage is not None else Usage()
         message["usage"] = usage_object(msgspec.structs.replace(usage, out_text=0, out_reasoning=0))
-        return _frame("message_start", message=message)
+        return frame("message_start", message=message)
 
     # --- the order of blocks
 
@@ -405,9 +407,8 @@ class Encoder:
         part = thought(Reasoning("", event.signature, event.origin, event.redacted, event.id))
         if event.redacted:
             return self._close() + self._begin_block("opaque", part) + self._close()
-        frames = self._ensure("thinking")
-        if part["signature"]:
-            frames += self._delta(type="signature_delta", signature=part["signature"])
+        frames = self._ensure("thinking") + self._delta(type="signature_delta", signature=part["signature"])
+        self._open = "signed"
         return frames + self._close()
 
     def _ensure(self, kind: str) -> bytes:
@@ -418,19 +419,21 @@ class Encoder:
 
     def _begin_block(self, kind: str, block: Any) -> bytes:
         self._open = kind
-        return _frame("content_block_start", index=self._index, content_block=block)
+        return frame("content_block_start", index=self._index, content_block=block)
 
     def _delta(self, **delta: Any) -> bytes:
-        return _frame("content_block_delta", index=self._index, delta=delta)
+        return frame("content_block_delta", index=self._index, delta=delta)
 
     def _close(self) -> bytes:
         if self._open is None:
             return b""
+        signature = self._delta(type="signature_delta", signature=UNSIGNED) if self._open == "thinking" else b""
         self._open = self._call = None
-        frame = _frame("content_block_stop", index=self._index)
+        ended = frame("content_block_stop", index=self._index)
         self._index += 1
-        return frame
+        return signature + ended
 
 
-def _frame(kind: str, **fields: Any) -> bytes:
+def frame(kind: str, **fields: Any) -> bytes:
+    """One event of this wire."""
     return b"event: " + kind.encode() + b"\ndata: " + jsonx.encode({"type": kind, **fields}) + b"\n\n"
