@@ -140,7 +140,7 @@ class Rate(msgspec.Struct, frozen=True):
 
     usd: str
     per: str
-    """`1M tokens`, `request` or `search`."""
+    """`1M tokens`, `request` or `search`; of models billed otherwise `1M characters`, `1M seconds` or `image`."""
     pico: int
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import msgspec
 
@@ -22,7 +23,8 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
-from routerx.domain.model import Endpoint, Model, Origin
+from routerx.domain.call import Operation
+from routerx.domain.model import Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import AttemptRecord, RequestRecord
 from routerx.domain.tenant import Billing, Plan, Principal, Tenant
@@ -34,6 +36,13 @@ from routerx.secrets import key_id
 PER_MILLION = "1M tokens"
 PER_REQUEST = "request"
 PER_SEARCH = "search"
+PER_IMAGE = "image"
+PER_CHARACTERS = "1M characters"
+PER_SECONDS = "1M seconds"
+_KINDS: Mapping[str, Kind] = MappingProxyType(
+    {Operation.SPEECH: Kind.SPEECH, Operation.TRANSCRIPTIONS: Kind.TRANSCRIPTION, Operation.IMAGES: Kind.IMAGE}
+)
+"""What models do that may be billed by something else than tokens, by the operation of a record."""
 
 
 def iso_time(ns: int) -> str:
@@ -142,28 +151,48 @@ def key_views(rows: Iterable[KeyRow], declared: Mapping[str, Principal], tenant:
     return tuple(sorted(views, key=lambda view: (view.tenant, not view.active, view.created or "", view.id)))
 
 
-def price_view(card: PriceCard) -> dict[str, Rate]:
-    """Every price the card states, by unit, input and output first; `long_…` ones count above `long_above_tokens`."""
+def price_view(card: PriceCard, kind: Kind) -> dict[str, Rate]:
+    """Every price the card states, by unit, input and output first; `long_…` ones count above `long_above_tokens`.
+
+    What is not billed by the token says so: its card prices the one bucket in which characters, seconds or images of
+    this kind of model are metered, and nothing that it writes.
+    """
+    if not card.output_pico and not card.is_free:
+        match kind:
+            case Kind.SPEECH if not card.audio_out_pico and card.input_pico:
+                return {"characters": _rate(card.input_pico, PER_CHARACTERS)}
+            case Kind.TRANSCRIPTION if not card.input_pico and card.audio_in_pico:
+                return {"seconds": _rate(card.audio_in_pico, PER_SECONDS)}
+            case Kind.IMAGE if not card.input_pico and not card.image_out_pico and card.request_nano:
+                return {"image": _each(card.request_nano, PER_IMAGE)}
     rates: dict[str, Rate] = {}
     for field in card.__struct_fields__:
         value: int | None = getattr(card, field)
         if value is None:
             continue
         if field.endswith("_pico"):
-            rates[field.removesuffix("_pico")] = Rate(usd=format_price_per_million(value), per=PER_MILLION, pico=value)
+            rates[field.removesuffix("_pico")] = _rate(value, PER_MILLION)
         elif field == "request_nano" and value:
-            rates["request"] = Rate(usd=format_usd(value), per=PER_REQUEST, pico=value * PICO_PER_NANO)
+            rates["request"] = _each(value, PER_REQUEST)
         elif field == "search_nano" and value:
-            rates["search"] = Rate(usd=format_usd(value), per=PER_SEARCH, pico=value * PICO_PER_NANO)
+            rates["search"] = _each(value, PER_SEARCH)
     return rates
 
 
-def endpoint_view(endpoint: Endpoint) -> EndpointView:
+def _rate(pico: int, per: str) -> Rate:
+    return Rate(usd=format_price_per_million(pico), per=per, pico=pico)
+
+
+def _each(nano: int, per: str) -> Rate:
+    return Rate(usd=format_usd(nano), per=per, pico=nano * PICO_PER_NANO)
+
+
+def endpoint_view(endpoint: Endpoint, kind: Kind) -> EndpointView:
     return EndpointView(
         key=endpoint.key,
         provider=endpoint.provider,
         upstream_model=endpoint.upstream_model,
-        price=None if endpoint.price is None else price_view(endpoint.price),
+        price=None if endpoint.price is None else price_view(endpoint.price, kind),
         long_above_tokens=None if endpoint.price is None else endpoint.price.long_above_tokens,
         capabilities=tuple(sorted(capability.value for capability in endpoint.capabilities)),
         context_tokens=endpoint.context_tokens,
@@ -188,7 +217,8 @@ def offer_view(model: CatalogueModel, offer: CatalogueEndpoint) -> EndpointView:
             context_tokens=offer.context_tokens,
             output_tokens_max=offer.output_tokens_max,
             price_origin=None if offer.price is None else Origin(offer.source, model.as_of),
-        )
+        ),
+        model.kind,
     )
 
 
@@ -201,7 +231,7 @@ def model_view(name: str, model: Model) -> ModelView:
         owner=model.owner,
         alias_of=own if own != name else None,
         released=f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}" if model.created else None,
-        endpoints=tuple(endpoint_view(endpoint) for endpoint in model.endpoints),
+        endpoints=tuple(endpoint_view(endpoint, model.kind) for endpoint in model.endpoints),
     )
 
 
@@ -281,7 +311,7 @@ def log_detail(record: RequestRecord) -> LogDetail:
         provider_cost_nano=record.provider_cost_nano,
         overhead_us=record.overhead_us,
         usage=None if record.usage is None else msgspec.structs.asdict(record.usage),
-        price=None if record.price is None else price_view(record.price.card),
+        price=None if record.price is None else price_view(record.price.card, _KINDS.get(record.operation, Kind.CHAT)),
         long_above_tokens=None if record.price is None else record.price.card.long_above_tokens,
         markup_bp=None if record.price is None else record.price.markup_bp,
         attempts=tuple(attempt_view(attempt) for attempt in record.attempts),

@@ -135,6 +135,22 @@ def test_a_price_of_the_configuration_says_so() -> None:
     assert "not configured" not in shown
 
 
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("whisper-1", "seconds $100.00 per 1M seconds source"),
+        ("tts-1", "characters $15.00 per 1M characters source"),
+        ("grok-imagine-image", "image $0.02 per image source"),
+        ("gpt-image-2", "input $5.00 per 1M tokens output $30.00 per 1M tokens"),
+        ("gpt-4o-mini-tts", "input $0.60 per 1M tokens output $10.00 per 1M tokens audio out $12.00 per 1M tokens"),
+        ("gpt-4o-transcribe", "input $2.50 per 1M tokens output $10.00 per 1M tokens"),
+        ("omni-moderation-latest", "input $0.00 per 1M tokens output $0.00 per 1M tokens"),
+    ],
+)
+def test_a_price_names_what_is_counted(model: str, text: str) -> None:
+    assert text in " ".join(run("models", "show", model).stdout.split())
+
+
 def test_an_alias_knows_its_model_and_its_sisters() -> None:
     shown = json.loads(run("models", "show", "house", "--json").stdout)
 

@@ -1,8 +1,8 @@
 """The bundled catalogue: which vendors serve which models, and for how much.
 
 Facts live in the dated JSON files beside this module, one per owner, made to be read and reviewed by people: prices
-are decimal strings in USD per million tokens (`request` and `search`: in USD for each), every file names its sources
-and its date. This module only reads them.
+are decimal strings, in USD per million of what they are counted in and in USD for each request, image or search; every
+file names its sources and its date. This module only reads them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,17 @@ from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
 
 class _Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Prices as the files write them. None: priced as its nearest kind (PriceCard)."""
+    """Prices as the files write them. None: priced as its nearest kind (PriceCard).
 
-    input: str
+    Where a vendor bills by something else than tokens, the price stands on the bucket in which that is metered:
+    characters of a text to be spoken as fresh input, seconds of a recording as audio input, images as requests.
+    """
+
+    input: str | None = None
     output: str = "0"
+    characters: str | None = None
+    seconds: str | None = None
+    image: str | None = None
     cache_read: str | None = None
     cache_write_5m: str | None = None
     cache_write_1h: str | None = None
@@ -31,7 +38,6 @@ class _Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning: str | None = None
     audio_out: str | None = None
     image_out: str | None = None
-    request: str | None = None
     search: str | None = None
     long: "_LongRates | None" = None
 
@@ -135,19 +141,24 @@ def _model(name: str, entry: _Entry, file: _File) -> CatalogueModel:
 
 
 def _card(rates: _Rates) -> PriceCard:
+    """Raises ValueError where nothing says what input costs."""
     long = rates.long
+    stated = [rates.input, rates.characters, rates.seconds, rates.image]
+    if sum(price is not None for price in stated) != 1:
+        raise ValueError("a price is by the token, the character, the second or the image")
+    into = rates.input if rates.input is not None else rates.characters
     return PriceCard(
-        input_pico=parse_price_per_million(rates.input),
+        input_pico=0 if into is None else parse_price_per_million(into),
         output_pico=parse_price_per_million(rates.output),
         cache_read_pico=_pico(rates.cache_read),
         cache_write_5m_pico=_pico(rates.cache_write_5m),
         cache_write_1h_pico=_pico(rates.cache_write_1h),
-        audio_in_pico=_pico(rates.audio_in),
+        audio_in_pico=_pico(rates.audio_in) if rates.seconds is None else _pico(rates.seconds),
         image_in_pico=_pico(rates.image_in),
         reasoning_pico=_pico(rates.reasoning),
         audio_out_pico=_pico(rates.audio_out),
         image_out_pico=_pico(rates.image_out),
-        request_nano=0 if rates.request is None else parse_usd(rates.request),
+        request_nano=0 if rates.image is None else parse_usd(rates.image),
         search_nano=0 if rates.search is None else parse_usd(rates.search),
         long_above_tokens=None if long is None else long.above,
         long_input_pico=None if long is None else _pico(long.input),

@@ -120,10 +120,41 @@ def test_every_model_has_a_price_somewhere_and_only_resellers_have_none(model: C
         assert endpoint.price is None or endpoint.price.is_free is free
 
 
+def is_by_the_piece(model: CatalogueModel) -> bool:
+    """Billed by the second, the character or the image: then nothing that it writes has a price."""
+    return model.kind in {Kind.SPEECH, Kind.TRANSCRIPTION, Kind.IMAGE} and all(
+        endpoint.price is not None and endpoint.price.output_pico == 0 for endpoint in model.endpoints
+    )
+
+
+@pytest.mark.parametrize(("model", "endpoint"), [(m, e) for m, e in ENDPOINTS if is_by_the_piece(m)], ids=str_id)
+def test_a_price_by_the_piece_is_plausible(model: CatalogueModel, endpoint: CatalogueEndpoint) -> None:
+    price = endpoint.price
+    assert price is not None
+    match model.kind:
+        case Kind.SPEECH:
+            assert price == PriceCard(input_pico=price.input_pico, output_pico=0)
+            assert usd("5") <= price.input_pico <= usd("100")
+        case Kind.TRANSCRIPTION:
+            assert price == PriceCard(input_pico=0, output_pico=0, audio_in_pico=price.audio_in_pico)
+            assert usd("5") <= (price.audio_in_pico or 0) <= usd("500")
+        case _:
+            assert price == PriceCard(input_pico=0, output_pico=0, request_nano=price.request_nano)
+            assert 1_000_000 <= price.request_nano <= 500_000_000
+
+
+def test_pieces_cost_what_the_vendor_says() -> None:
+    minute, thousand_letters, image = Usage(in_audio=60), Usage(in_fresh=1_000), Usage(in_fresh=90, out_image=4_160)
+
+    assert cost_nano(minute, PriceSnapshot(card("whisper-1", "openai"))) == 6_000_000
+    assert cost_nano(thousand_letters, PriceSnapshot(card("tts-1", "openai"))) == 15_000_000
+    assert cost_nano(image, PriceSnapshot(card("grok-imagine-image", "xai"))) == 20_000_000
+
+
 @pytest.mark.parametrize(("model", "endpoint"), ENDPOINTS, ids=str_id)
 def test_prices_are_plausible(model: CatalogueModel, endpoint: CatalogueEndpoint) -> None:
     price = endpoint.price
-    if price is None or price.is_free:
+    if price is None or price.is_free or is_by_the_piece(model):
         return
     assert price.input_pico > 0
     assert (price.output_pico == 0) == (model.kind in INPUT_ONLY)
