@@ -43,7 +43,9 @@ def allowing(request: Json, wanted: Json, got: Json) -> tuple[Json, Json]:
     if not request.get("tools") and got["tools"] and set(got["tools"]) <= names:
         got = got | {"tools": wanted["tools"], "tool_choice": wanted["tool_choice"]}  # Of a history of tools.
     roles = [one["role"] for one in request["messages"] if one["role"] not in ("system", "developer")]
-    if roles[0] == "assistant" and got["turns"][0] == ("user", [("text", "…")]):
+    if not roles:  # Nobody else speaks: what the system says becomes the first turn.
+        wanted = wanted | {"system": "", "turns": [("user", [("text", wanted["system"])])]}
+    elif roles[0] == "assistant" and got["turns"][0] == ("user", [("text", "…")]):
         got = got | {"turns": got["turns"][1:]}  # The first turn has to be the user's.
     if (request.get("response_format") or {}).get("type") == "json_object" and not got["json_mode"]:
         got = got | {"system": got["system"].removesuffix(JSON_WORDS)}  # Where the wire has no such wish.
