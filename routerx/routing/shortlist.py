@@ -48,6 +48,7 @@ _FREE = PriceCard(input_pico=0, output_pico=0)
 _EVERYTHING = frozenset(Capability)
 _OPERATIONS = frozenset(Operation)
 _LACKS = "lacks_"
+_NOT_ALLOWED = "not_allowed"
 _PARAMS = {
     Capability.VISION: ("images", "messages"),
     Capability.AUDIO: ("audio", "messages"),
@@ -119,7 +120,7 @@ def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
             seen.add(endpoint.key)
             provider = snapshot.providers.get(endpoint.provider)
             rule = rules.against(endpoint, found)
-            if rule is None and provider is not None and not provider.does(operation):
+            if rule != _NOT_ALLOWED and provider is not None and not provider.does(operation):
                 rule = f"{_LACKS}{operation.value}"
             if provider is None or rule is not None:
                 excluded.append(Exclusion(endpoint.key, rule if rule is not None else "no_provider"))
@@ -176,7 +177,7 @@ class _Rules(msgspec.Struct, frozen=True):
     def against(self, endpoint: Endpoint, found: Resolved) -> str | None:
         """The first rule that keeps the endpoint of `found` out."""
         if not _is_allowed(endpoint, found, self.tenant):
-            return "not_allowed"
+            return _NOT_ALLOWED
         missing = sorted(self.needs - endpoint.capabilities)
         if missing:
             return f"{_LACKS}{missing[0]}"
