@@ -240,6 +240,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
+    metadata: Raw | None = None
+    """Labels that the answer repeats to the caller, on wires that do; providers get none."""
     extras: dict[str, Raw] = {}
     """Top-level keys that are none of the above, as the caller sent them."""
 
