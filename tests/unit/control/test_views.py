@@ -7,7 +7,7 @@ from routerx.domain.model import Endpoint, Kind, Model
 from routerx.domain.pricing import PriceCard, PriceSnapshot
 from tests.cli.support import record
 
-EVERYTHING = PriceCard(**{field: 7_000 for field in PriceCard.__struct_fields__})
+EVERYTHING = PriceCard(**dict.fromkeys(PriceCard.__struct_fields__, 7000))
 
 
 @pytest.mark.parametrize("kind", Kind)
