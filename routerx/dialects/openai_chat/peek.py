@@ -32,6 +32,7 @@ from routerx.dialects.fields import (
     read_user,
     wrong_value,
 )
+from routerx.dialects.openai_chat.ids import unpacked
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
 from routerx.errors import InvalidParameter
@@ -184,6 +185,8 @@ def request_fields(fields: Mapping[str, Raw], *, model: str, ask_usage: bool) ->
     """See dialects.base.Dialect.request_fields. A null `encoding_format` is left out: some servers refuse it."""
     out = dict(fields)
     out["model"] = Raw(jsonx.encode(model))
+    if "messages" in out:
+        out["messages"] = unpacked(out["messages"])
     if ask_usage:
         options = _object(fields.get("stream_options", _NULL)) or {}
         out["stream_options"] = Raw(jsonx.encode({**options, "include_usage": True}))

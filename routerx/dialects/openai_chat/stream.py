@@ -74,11 +74,21 @@ def decode_answer(body: bytes, seed: str) -> Answer:
     whole = []
     for place, choice in enumerate(choices if isinstance(choices, list) else ()):
         if isinstance(choice, dict):
-            finish = choice.get("finish_reason") or "stop"
-            whole.append({**choice, "index": choice.get("index", place), "delta": choice.get("message")})
-            whole[-1]["finish_reason"] = finish
+            told = {"index": choice.get("index", place), "delta": _numbered(choice.get("message"))}
+            whole.append({**told, "finish_reason": choice.get("finish_reason") or "stop"})
     decoder = Decoder(seed)
     return fold([*decoder.read({**chunk, "choices": whole}), *decoder.finish()])
+
+
+def _numbered(message: Any) -> Any:
+    """A whole message, whose every item of `tool_calls` is a call of its own, whatever index it names."""
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if not isinstance(calls, list):
+        return message
+    return {
+        **message,
+        "tool_calls": [{**call, "index": place} for place, call in enumerate(calls) if isinstance(call, dict)],
+    }
 
 
 class Decoder:
@@ -147,12 +157,14 @@ class Decoder:
 class _Call:
     """A tool call that is being told."""
 
-    __slots__ = ("held", "id", "index", "sent", "wire_index")
+    __slots__ = ("custom", "held", "id", "index", "sent", "wire_index")
 
-    def __init__(self, index: int, wire_index: Any, id_: str) -> None:
+    def __init__(self, index: int, wire_index: Any, id_: str | None, *, custom: bool) -> None:
         self.index = index
         self.wire_index = wire_index
         self.id = id_
+        """As the provider has it."""
+        self.custom = custom
         self.held = ""
         """What may yet turn out to be a `null`, which some servers send in place of no arguments."""
         self.sent = False
@@ -198,12 +210,11 @@ class _Choice:
             value = msgspec.Raw(jsonx.encode(delta["audio"]))
             yield OpaqueMade(Opaque(ORIGIN, "audio", value), self._index)
         calls = delta.get("tool_calls")
-        for place, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict):
-                yield from self._call(call, place)
+        for call in _dicts(calls):
+            yield from self._call(call)
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
-            yield from self._call({"index": "legacy", "id": f"call_{legacy.get('name')}", "function": legacy}, 0)
+            yield from self._call({"index": "legacy", "id": f"call_{legacy.get('name')}", "function": legacy})
 
     # --- content
 
@@ -261,15 +272,17 @@ class _Choice:
 
     # --- tool calls
 
-    def _call(self, item: dict[str, Any], place: int) -> Iterator[Event]:
+    def _call(self, item: dict[str, Any]) -> Iterator[Event]:
         custom = isinstance(item.get("custom"), dict)
         function = item["custom"] if custom else item.get("function")
         function = function if isinstance(function, dict) else {}
-        call = self._open(item, place)
+        call = self._open(item)
         if call is None:
-            number = len(self._calls)
-            id_ = _text(item.get("id")) or f"call_{self._seed}_{self._index}_{number}"
-            call = _Call(number, item.get("index"), id_)
+            number, id_ = len(self._calls), _text(item.get("id"))
+            call = _Call(number, item.get("index"), id_, custom=custom)
+            if id_ is None or any(other.id == id_ for other in self._calls):
+                # No longer than it must be: see ids.CALL_ID_CHARS_MAX.
+                id_ = f"call_{self._seed}_{self._index}_{number}" if self._index else f"call_{self._seed}_{number}"
             self._calls.append(call)
             signature = _google_signature(item)
             name = _text(function.get("name")) or ""
@@ -281,7 +294,7 @@ class _Choice:
         if arguments:
             yield from self._more(call, arguments)
 
-    def _open(self, item: dict[str, Any], place: int) -> _Call | None:
+    def _open(self, item: dict[str, Any]) -> _Call | None:
         """The call that an item goes on with; None for a new one. Some servers leave the index out, or use it again for
         another call, whose id then differs."""
         index, id_ = item.get("index"), _text(item.get("id"))
@@ -296,7 +309,7 @@ class _Choice:
         return None
 
     def _more(self, call: _Call, text: str) -> Iterator[Event]:
-        if not call.sent:
+        if not call.sent and not call.custom:
             text = call.held + text
             if "null".startswith(text.strip()):
                 call.held = text
@@ -306,7 +319,7 @@ class _Choice:
         yield ToolCallDelta(call.index, text, self._index)
 
     def _end(self, call: _Call) -> Iterator[Event]:
-        if not call.sent:
+        if not call.sent and not call.custom:
             yield ToolCallDelta(call.index, "{}" if call.held.strip() in ("", "null") else call.held, self._index)
         yield ToolCallEnded(call.index, self._index)
 

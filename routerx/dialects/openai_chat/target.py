@@ -7,6 +7,7 @@ from typing import Any
 from routerx.dialects.base import Aim, Encoded
 from routerx.dialects.effort import effort_of
 from routerx.dialects.media import AUDIO_TYPES, data_url
+from routerx.dialects.openai_chat.ids import call_id
 from routerx.dialects.openai_chat.reasoning import details
 from routerx.dialects.openai_chat.request import ORIGIN
 from routerx.domain.chat import (
@@ -211,7 +212,11 @@ def _named(message: Message, encoded: dict[str, Any]) -> dict[str, Any]:
 def _result(result: ToolResult) -> dict[str, Any]:
     texts = [item.text for item in result.parts if isinstance(item, Text)]
     text = "\n".join(texts) if texts or not result.parts else "(see the next message)"
-    return {"role": "tool", "tool_call_id": result.call_id, "content": f"Error: {text}" if result.is_error else text}
+    return {
+        "role": "tool",
+        "tool_call_id": call_id(result.call_id),
+        "content": f"Error: {text}" if result.is_error else text,
+    }
 
 
 def _assistant(message: Message, aim: Aim, dropped: set[str]) -> dict[str, Any]:
@@ -239,8 +244,8 @@ def _assistant(message: Message, aim: Aim, dropped: set[str]) -> dict[str, Any]:
 
 def _call(call: ToolCall) -> dict[str, Any]:
     if call.custom:
-        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
-    encoded: dict[str, Any] = {"id": call.id, "type": "function"}
+        return {"id": call_id(call.id), "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    encoded: dict[str, Any] = {"id": call_id(call.id), "type": "function"}
     encoded["function"] = {"name": call.name, "arguments": call.arguments}
     if call.signature is not None and call.origin == "gemini":
         encoded["extra_content"] = {"google": {"thought_signature": call.signature}}
