@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from routerx.dialects.anthropic.request import ORIGIN
-from routerx.dialects.anthropic.turns import open_round
 from routerx.dialects.base import Aim
 from routerx.dialects.effort import budget_of, effort_of
+from routerx.dialects.rounds import open_round
 from routerx.domain.chat import ChatRequest, Message, Reasoning, ReasoningWish
 from routerx.domain.model import Capability
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from routerx import jsonx
 from routerx.dialects.anthropic.request import CITATIONS, ORIGIN
 from routerx.dialects.reading import arguments_object
+from routerx.dialects.rounds import open_round
 from routerx.domain.chat import (
     CacheMark,
     Media,
@@ -224,15 +225,3 @@ def _alternating(said: Iterable[tuple[str, list[Block]]]) -> list[Block]:
     if all(turn["content"] for turn in turns):
         return turns
     return _alternating((turn["role"], turn["content"]) for turn in turns)
-
-
-def open_round(messages: Sequence[Message]) -> list[Message]:
-    """The assistant's messages since the user last spoke, where the conversation ends with results of tools."""
-    found: list[Message] = []
-    if messages and messages[-1].role is Role.TOOL:
-        for message in reversed(messages):
-            if message.role is Role.USER:
-                break
-            if message.role is Role.ASSISTANT:
-                found.insert(0, message)
-    return found
