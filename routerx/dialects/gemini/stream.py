@@ -48,6 +48,8 @@ NATIVE_FINISHES = MappingProxyType(
 )
 _SILENT = frozenset({"thought", "thoughtSignature", "mediaResolution", "videoMetadata", "partMetadata"})
 """Keys of a part that are about it, not it."""
+_READ = frozenset({"text", "functionCall", "inlineData"})
+"""Keys of parts that are told as what they are, or are odd beyond reading."""
 _any_decoder = msgspec.json.Decoder()
 
 
@@ -175,7 +177,7 @@ class _Candidate:
             mime = _text(inline.get("mimeType"))
             yield MediaMade(Media(kind_of(mime or ""), mime=mime, data=inline["data"]), self._index)
             return
-        kinds = [key for key in value if key not in _SILENT]
+        kinds = [key for key in value if key not in _SILENT and key not in _READ]
         if kinds:
             yield OpaqueMade(Opaque(ORIGIN, kinds[0], msgspec.Raw(jsonx.encode(value))), self._index)
 
