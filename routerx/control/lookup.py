@@ -25,9 +25,8 @@ def require(name: str, known: Iterable[str], what: str) -> None:
 def find_models(snapshot: Snapshot, query: ModelQuery) -> tuple[ModelView, ...]:
     """The names that callers may ask for, sorted; `provider/model` paths are left out."""
     if query.provider is not None:
-        require(
-            query.provider, PRESETS.keys() | snapshot.providers if query.everywhere else snapshot.providers, "provider"
-        )
+        known = {*snapshot.providers, *PRESETS} if query.everywhere else snapshot.providers
+        require(query.provider, known, "provider")
     if query.kind is not None:
         require(query.kind, [kind.value for kind in Kind], "kind")
     if query.capability is not None:
@@ -35,9 +34,9 @@ def find_models(snapshot: Snapshot, query: ModelQuery) -> tuple[ModelView, ...]:
     aliases = _aliases(snapshot)
     every = {name: _served(snapshot, name, aliases) for name in snapshot.models}
     if query.everywhere:
-        for name, known in load_catalogue().items():
+        for name, model in load_catalogue().items():
             if name not in every:
-                every[name] = _with_offers(snapshot, views.unserved_view(known))
+                every[name] = _with_offers(snapshot, views.unserved_view(model))
     return tuple(every[name] for name in sorted(every) if views.model_matches(every[name], query))
 
 
@@ -69,9 +68,10 @@ def _aliases(snapshot: Snapshot) -> Mapping[str, Sequence[str]]:
     """Model → its further names, sorted; a name for one of several endpoints is not one of them."""
     found: dict[str, list[str]] = {}
     for name, model in sorted(snapshot.models.items()):
-        own = snapshot.models.get(views.own_name(model))
-        if own is not None and own is not model and own.endpoints == model.endpoints:
-            found.setdefault(views.own_name(model), []).append(name)
+        own_name = views.own_name(model)
+        own = snapshot.models.get(own_name)
+        if name != own_name and own is not None and own.endpoints == model.endpoints:
+            found.setdefault(own_name, []).append(name)
     return found
 
 

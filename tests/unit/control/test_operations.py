@@ -221,6 +221,7 @@ async def test_an_alias_says_what_it_stands_for(operations: Operations) -> None:
     models = {model.name: model for model in await operations.models(ModelQuery())}
 
     assert models["fast"].alias_of == "gpt-4o"
+    assert (models["gpt-4o"].aliases, models["fast"].aliases) == (("fast",), ())
     assert models["gpt-4o"].alias_of is None
     assert models["gpt-4o"].released == "2024-05-13"
 
