@@ -74,6 +74,8 @@ class Decoder:
         self._began = False
         self._has_content = False
         self._calls = 0
+        self._wanted = False
+        """A tool was called by the model itself; what its own code calls is answered while the turn goes on."""
         self._open: dict[int, _Block] = {}
         self._places: list[Any] = []
         """Citations that only this wire understands."""
@@ -163,6 +165,8 @@ class Decoder:
             case "tool_use":
                 state.call = self._calls
                 self._calls += 1
+                caller = block.get("caller")
+                self._wanted = self._wanted or not isinstance(caller, dict) or caller.get("type") == "direct"
                 id_ = _text(block.get("id")) or f"toolu_{self._seed}_{state.call}"
                 yield ToolCallStarted(state.call, id_, _text(block.get("name")) or "")
 
@@ -228,7 +232,7 @@ class Decoder:
             yield OpaqueMade(Opaque(ORIGIN, CITATIONS, msgspec.Raw(jsonx.encode(self._places))))
         self._finished = True
         finish = Finish.STOP if native is None else FINISHES.get(native, Finish.OTHER)
-        if self._calls and native in (None, "end_turn"):
+        if self._wanted and native in (None, "end_turn"):
             finish = Finish.TOOL_CALLS
         yield Finished(finish, native, _text(message.get("stop_sequence")))
 

@@ -1,9 +1,9 @@
 """How much a model is to think, as this wire says it, and what does not go together with thinking.
 
 Facts of Anthropic's documentation of extended and adaptive thinking: a budget is at least 1,024 tokens and below
-`max_tokens`; with thinking on, tools cannot be forced, temperature and top_k are not taken and top_p is at least 0.95;
-and in an open round of tools the assistant's turn must begin with the thought that was signed. Newer models decide by
-themselves how much to think and take an effort in place of a budget.
+`max_tokens`; with thinking on, temperature and top_k are not taken and top_p is at least 0.95; with a budget, tools
+cannot be forced, and in an open round of tools the assistant's turn must begin with the thought that was signed. Newer
+models decide by themselves how much to think, take an effort in place of a budget, and know neither of these two rules.
 """
 
 from collections.abc import Sequence
@@ -31,13 +31,9 @@ def put_thinking(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped
         if Capability.REASONING in aim.capabilities:
             fields["thinking"] = {"type": "disabled"}
         return
-    forced = fields.get("tool_choice", {}).get("type") in ("any", "tool")
-    if Capability.REASONING not in aim.capabilities or forced:
-        dropped.add("reasoning_effort")
-        return
-    if Capability.ADAPTIVE_REASONING in aim.capabilities:
+    if Capability.REASONING in aim.capabilities and Capability.ADAPTIVE_REASONING in aim.capabilities:
         _adapt(fields, wish)
-    elif not _budget(fields, request, wish, aim):
+    elif Capability.REASONING not in aim.capabilities or not _budget(fields, request, wish, aim):
         dropped.add("reasoning_effort")
         return
     _make_room(fields, dropped)
@@ -51,7 +47,10 @@ def _adapt(fields: dict[str, Any], wish: ReasoningWish) -> None:
 
 
 def _budget(fields: dict[str, Any], request: ChatRequest, wish: ReasoningWish, aim: Aim) -> bool:
-    """False where there is no room to think, or a round of tools is open whose thought was not signed here."""
+    """False where a tool is forced, there is no room to think, or a round of tools is open whose thought was not signed
+    here."""
+    if fields.get("tool_choice", {}).get("type") in ("any", "tool"):
+        return False
     # The ceiling is what the caller is ready to pay for, so it is the budget that gives way.
     ceiling = fields["max_tokens"]
     if wish.budget_tokens is not None:
