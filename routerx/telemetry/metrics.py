@@ -62,7 +62,9 @@ COST = MetricSpec("routerx_cost_usd_total", "counter", "What tenants owe.", ("te
 HOUSE_COST = MetricSpec(
     "routerx_provider_cost_usd_total", "counter", "List price of answered requests.", ("model", "provider")
 )
-TOKENS = MetricSpec("routerx_tokens_total", "counter", "Tokens by bucket, and web searches.", ("model", "provider", "bucket"))
+TOKENS = MetricSpec(
+    "routerx_tokens_total", "counter", "Tokens by bucket, and web searches.", ("model", "provider", "bucket")
+)
 DURATION = MetricSpec("routerx_request_duration_seconds", "histogram", "From first byte in to last.", ("provider",))
 TTFT = MetricSpec("routerx_time_to_first_token_seconds", "histogram", "Until the first content.", ("provider",))
 OVERHEAD = MetricSpec("routerx_overhead_seconds", "histogram", "Time spent in the gateway before the first byte.")
