@@ -1,7 +1,8 @@
 """Embeddings as callers ask for them, for providers that have a wire of their own."""
 
 import base64
-import struct
+import sys
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,11 @@ class Embeddings:
         for index, vector in enumerate(answer.vectors):
             shown: Any = list(vector)
             if request.base64:
-                shown = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+                # Through an array of C floats, which makes infinity of what is too large, where struct raises.
+                floats = array("f", vector)
+                if sys.byteorder == "big":
+                    floats.byteswap()
+                shown = base64.b64encode(floats.tobytes()).decode()
             data.append({"object": "embedding", "index": index, "embedding": shown})
         return jsonx.encode(
             {

@@ -214,7 +214,9 @@ class _Choice:
             yield from self._call(call)
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
-            yield from self._call({"index": "legacy", "id": f"call_{legacy.get('name')}", "function": legacy})
+            name = _text(legacy.get("name"))
+            id_ = None if name is None else f"call_{name}"
+            yield from self._call({"index": "legacy", "id": id_, "function": legacy})
 
     # --- content
 
@@ -355,6 +357,9 @@ class Encoder:
         self._thoughts: dict[int, list[str]] = {}
         """Text of the thought that is open, by choice."""
         self._signed: dict[int, int] = {}
+        """How many thoughts were, by choice."""
+        self._custom: set[tuple[int, int]] = set()
+        """Calls that take free text, by choice and index."""
 
     def encode(self, event: Event) -> bytes:
         match event:
@@ -426,9 +431,15 @@ class Encoder:
                 return {"refusal": event.text}
             case ToolCallStarted():
                 self._thoughts.pop(event.choice, None)
+                if event.custom:
+                    self._custom.add((event.choice, event.index))
                 return {"tool_calls": [_started(event)]}
             case ToolCallDelta():
-                return {"tool_calls": [{"index": event.index, "function": {"arguments": event.arguments}}]}
+                custom = (event.choice, event.index) in self._custom
+                more = (
+                    {"custom": {"input": event.arguments}} if custom else {"function": {"arguments": event.arguments}}
+                )
+                return {"tool_calls": [{"index": event.index, **more}]}
             case Cited():
                 return {"annotations": [annotation(event.citation)]}
             case MediaMade():
