@@ -53,7 +53,8 @@ class OpenAIResponses(Native):
         refuse_unless(sent.headers.get("authorization") == f"Bearer {KEY}", "no API key")
         body = sent.body
         stream = body.get("stream") is True
-        wrong = complaints(body, ResponseCreateParamsStreaming if stream else ResponseCreateParamsNonStreaming)
+        hint = ResponseCreateParamsStreaming if stream else ResponseCreateParamsNonStreaming
+        wrong = complaints(_completed(body), hint)
         refuse_unless(not wrong, "; ".join(wrong))
         heard = _heard(sent)
         if heard.scenario == "reasoning":
@@ -64,6 +65,16 @@ class OpenAIResponses(Native):
             return Reply(whole)
         frames = tuple(_frame(place, event) for place, event in enumerate(_events(whole)))
         return Reply(frames=frames, content_type="text/event-stream")
+
+
+def _completed(body: Json) -> Json:
+    """With the id and status of assistant messages, which the type demands and the vendor does not (as recorded)."""
+    items = body.get("input")
+    if not isinstance(items, list):
+        return body
+    filled = {"id": "msg_x", "status": "completed", "type": "message"}
+    told = [filled | item if item.get("role") == "assistant" and _parts(item["content"]) else item for item in items]
+    return body | {"input": told}
 
 
 def _usage(tokens: Tokens) -> Json:
