@@ -119,3 +119,14 @@ def random_cuts(rng: random.Random, stream: bytes, count: int) -> list[int]:
 def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
     """The body cut at these offsets."""
     return [stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])]
+
+
+@cache
+def stored(api: str, *, stream: bool) -> Fixture:
+    """The first usable recording of an interface, whatever dialect it is."""
+    fixtures = (
+        json.loads((TRAFFIC / "fixtures" / entry["file"]).read_text())
+        for entry in _entries()
+        if entry["api"] == api and not entry["unusable"]
+    )
+    return next(fixture for fixture in fixtures if is_stream(fixture) is stream)

@@ -116,8 +116,10 @@ def _read_moderation(answer: _Answer) -> Reply | None:
 
 
 def _read_rerank(answer: _Answer) -> Reply | None:
-    """Results in the order of relevance, under either of two names; none at all where none was relevant enough."""
-    if decode_or_none(_list_decoder, answer.results) is None and decode_or_none(_list_decoder, answer.data) is None:
+    """Results in the order of relevance, under either of two names; none at all where none was relevant enough, which
+    is an answer if it was metered."""
+    results = [decode_or_none(_list_decoder, raw) for raw in (answer.results, answer.data)]
+    if not any(results) and (answer.usage == ABSENT or results == [None, None]):
         return None
     usage, anomaly = _reported(Operation.RERANK, answer)
     meta = answer.meta if isinstance(answer.meta, dict) else {}
