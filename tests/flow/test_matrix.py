@@ -97,8 +97,12 @@ def words_on(cell: Cell, table: Iterable[Word]) -> list[str]:
     return [word.text for word in table if word.fits(cell)]
 
 
-UNSIGNED: frozenset[str] = frozenset({"openai", "ollama"})
-"""Upstreams that sign nothing."""
+SIGNED: Mapping[str, tuple[str, ...]] = {
+    "responses": ("reasoning",),
+    "anthropic": ("reasoning",),
+    "gemini": ("tools", "reasoning"),
+}
+"""Which upstreams sign what they say in the first turn of which scenarios."""
 
 
 # --- what is to be seen
@@ -154,7 +158,8 @@ def complaints(cell: Cell, turns: list[Seen], caller: OfficialCaller, native: Na
         if scenario == "schema" and turn.parsed not in (Trip(**TRIP), None):
             found.append(f"parsed as {turn.parsed}")
     sent = native.requests[sent_before:]
-    if scenario == "reasoning" and cell.upstream not in UNSIGNED and not sent[-1].signatures:
+    signed = SIGNED.get(cell.upstream, ())
+    if scenario in signed and not sent[-1].signatures:
         found.append("the signature of the first turn did not come back in the second")
     return found
 

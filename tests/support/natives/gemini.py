@@ -197,8 +197,8 @@ def _check_signatures(sent: Sent, parts: list[Json], place: int) -> None:
         refuse_unless(signature is not None, f"contents[{place}]: function call is missing a thought_signature")
     for part in parts:
         if "thoughtSignature" in part:
-            sent.signatures.append(part["thoughtSignature"])
             given = part["thoughtSignature"].replace("-", "+").replace("_", "/")
+            sent.signatures += [given] if given == SIGNATURE else []
             known = given == SIGNATURE or part["thoughtSignature"] in UNSIGNED
             refuse_unless(known, f"contents[{place}]: signature {part['thoughtSignature']!r} is not valid")
 

@@ -102,7 +102,7 @@ def _heard(sent: Sent) -> Heard:
         kind = item.get("type", "message")
         if kind == "reasoning":
             _check_reasoning(sent, items[place + 1 :])
-            sent.signatures.append(item.get("encrypted_content") or "")
+            sent.signatures += [ENCRYPTED] if item.get("encrypted_content") == ENCRYPTED else []
             refuse_unless(item.get("encrypted_content") in (ENCRYPTED, None), "an encrypted thought was changed")
         elif kind == "message" and item["role"] in ("system", "developer"):
             system.append(_text(item["content"]))

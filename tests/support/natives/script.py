@@ -227,14 +227,11 @@ def without(tokens: Tokens, *buckets: str) -> Tokens:
 
 def pieces(text: str) -> list[str]:
     """A text as a model says it: words, and now and then half of one."""
-    return [text[i : i + 3 + i % 5] for i in _starts(text)]
-
-
-def _starts(text: str) -> list[int]:
     found, at = [], 0
     while at < len(text):
-        found.append(at)
-        at += 3 + at % 5
+        size = 3 + at % 5
+        found.append(text[at : at + size])
+        at += size
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from tests.support.natives.script import Refused, Tokens, png, refuse_unless, tokens_of
+from tests.support.natives.script import Refused, Tokens, png, refuse_unless
 
 KEY = "native-key-fake-123456"
 PICTURE_PATH = "/picture.png"
@@ -29,7 +29,7 @@ class Sent:
     refusal: str | None = None
     """Why it was refused."""
     signatures: list[str] = field(default_factory=list)
-    """Of thoughts that the request gave back."""
+    """The fake's own, of thoughts that the request gave back unchanged."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,3 @@ def arguments_of(text: Any) -> Any:
         raise Refused(f"arguments are no JSON: {text!r}") from None
     refuse_unless(isinstance(found, dict), f"arguments are {found!r}, not an object")
     return found
-
-
-__all__ = ["CUTS", "KEY", "Native", "Reply", "Sent", "arguments_of", "cut", "dumped", "tokens_of"]
