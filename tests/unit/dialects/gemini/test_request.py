@@ -63,7 +63,7 @@ def test_a_result_has_the_name_of_its_call_and_the_tools_own_object() -> None:
     ("text", "is_error", "response"),
     [
         ("grey", False, {"result": "grey"}),
-        ("[1]", False, {"result": [1]}),
+        ("[1]", False, {"result": "[1]"}),
         ("no such city", True, {"error": "no such city"}),
     ],
 )
