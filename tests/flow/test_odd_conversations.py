@@ -116,6 +116,15 @@ ODD = {
         },
         {},
     ),
+    "a round of tools whose thought was not kept": Odd(
+        CHAT,
+        {
+            "messages": [ASK, called(), {"role": "tool", "tool_call_id": "c1", "content": "Snow"}],
+            "tools": [FUNCTION],
+            "reasoning_effort": "medium",
+        },
+        {"anthropic": "reasoning_effort"},  # Its rules want the signed thought back, or none.
+    ),
     "nobody but the system": Odd(CHAT, {"messages": [{"role": "system", "content": "Be a potato."}]}, {}),
     "the assistant first": Odd(CHAT, {"messages": [{"role": "assistant", "content": "Hi!"}, ASK]}, {}),
     "a developer's word": Odd(
