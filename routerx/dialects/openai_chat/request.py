@@ -23,6 +23,7 @@ from routerx.domain.chat import (
     Message,
     Opaque,
     Part,
+    Reasoning,
     ReasoningWish,
     Refusal,
     ResponseFormat,
@@ -260,12 +261,24 @@ def _arguments(node: Node | None) -> str:
 
 def _result(node: Node, *, legacy: bool) -> ToolResult:
     name = node.text_of("name")
-    parts = tuple(part for part in _content(node.get("content")) if isinstance(part, Text | Media))
+    parts = tuple(map(_plain, _content(node.get("content"))))
     if legacy:
         assert node is not None
         return ToolResult(_LEGACY_ID.format(node.need("name").text()), parts, name=name)
     call_id = unpack_call_id(node.need("tool_call_id").text())[0]
     return ToolResult(call_id, parts, name=name, cache=cache_mark(node))
+
+
+def _plain(part: Part) -> Text | Media:
+    """What a result may hold: of other kinds, the words, or the JSON that the model would have been shown."""
+    match part:
+        case Text() | Media():
+            return part
+        case Refusal() | Reasoning():
+            return Text(part.text)
+        case Opaque():
+            return Text(bytes(part.value).decode())
+    raise AssertionError(f"{part!r} is no part of a content.")
 
 
 # --- content -----------------------------------------------------------------------------------------------------

@@ -231,10 +231,14 @@ class _Choice:
                 thought = plain_text(item.get("thinking"))
                 if thought:
                     yield from self._thought(thought)
+            elif isinstance(item.get("text"), str):
+                if item["text"]:
+                    yield TextDelta(item["text"], self._index)
+            elif item.get("type") == "image_url":
+                yield from self._image(item)
             else:
-                text = item.get("text")
-                if isinstance(text, str) and text:
-                    yield TextDelta(text, self._index)
+                part = Opaque(ORIGIN, _text(item.get("type")) or "content", msgspec.Raw(jsonx.encode(item)))
+                yield OpaqueMade(part, self._index)
 
     def _thoughts(self, delta: dict[str, Any]) -> Iterator[Event]:
         """Text under either name, once; what somebody signed ends a thought."""

@@ -180,6 +180,14 @@ def test_content_may_be_a_list_that_holds_thoughts() -> None:
     assert parts({"content": content}) == (Reasoning("Hm."), Text("Yes"))
 
 
+def test_content_of_a_kind_that_nobody_knows_is_opaque() -> None:
+    reference = {"type": "reference", "reference_ids": [1]}
+    assert parts({"content": [{"type": "text", "text": "Yes"}, reference]}) == (
+        Text("Yes"),
+        Opaque("openai", "reference", Raw(b'{"type":"reference","reference_ids":[1]}')),
+    )
+
+
 @pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
 def test_thoughts_have_two_names(key: str) -> None:
     assert parts({"content": "Yes", key: "Hm."}) == (Reasoning("Hm."), Text("Yes"))

@@ -137,6 +137,12 @@ def test_calls_and_results_belong_together() -> None:
     )
 
 
+def test_a_result_of_another_kind_is_told_as_what_it_is() -> None:
+    content = [{"type": "json", "value": [1]}, {"type": "refusal", "refusal": "No."}]
+    result = decoded({"role": "tool", "tool_call_id": "a", "content": content}).messages[0].parts[0]
+    assert result == ToolResult("a", (Text('{"type":"json","value":[1]}'), Text("No.")))
+
+
 def test_functions_of_old_are_calls_too() -> None:
     request = decoded(
         {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}},
