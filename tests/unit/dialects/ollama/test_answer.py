@@ -157,7 +157,8 @@ def test_a_stream_that_only_loads_the_model_is_empty() -> None:
 @given(st.sets(st.integers(1, len(STREAM) - 1), max_size=20))
 def test_cuts_at_any_byte_change_nothing(cuts: set[int]) -> None:
     bounds = [0, *sorted(cuts), len(STREAM)]
-    splitter, decoder, found = LineSplitter(), OLLAMA.target.decoder("seed"), []
+    splitter, decoder = LineSplitter(), OLLAMA.target.decoder("seed")
+    found: list[Event] = []
     for a, b in pairwise(bounds):
         for frame in splitter.feed(STREAM[a:b])[1]:
             found += decoder.feed(frame)

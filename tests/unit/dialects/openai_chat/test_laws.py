@@ -75,7 +75,8 @@ def told(events: list[Event]) -> bytes:
 
 
 def heard(stream: bytes) -> list[Event]:
-    decoder, found = OPENAI.target.decoder("seed"), []
+    decoder = OPENAI.target.decoder("seed")
+    found: list[Event] = []
     for frame in FrameSplitter().feed(stream)[1]:
         found += decoder.feed(frame)
     return found
