@@ -21,8 +21,10 @@ PART_HEADERS_MAX = 8
 TEXT_BYTES_MAX = 64 * 1024
 """One field that is no file."""
 
+_CHARSET = r"(?:;\s*charset=[0-9A-Za-z_-]{1,40}\s*)?"
 _TYPE = re.compile(
-    r"""\s*multipart/form-data\s*;\s*boundary=(?:"([0-9A-Za-z'()+_,./:=? -]{1,70})"|([0-9A-Za-z'+_.-]{1,70}))\s*""",
+    rf"\s*multipart/form-data\s*{_CHARSET};\s*"
+    rf"""boundary=(?:"([0-9A-Za-z'()+_,./:=? -]{{1,70}})"|([0-9A-Za-z'+_.-]{{1,70}}))\s*{_CHARSET}""",
     re.IGNORECASE,
 )  # RFC 2046 section 5.1.1: the characters of a boundary.
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)")

@@ -160,7 +160,9 @@ class AttemptLoop:
         if credential is None:
             return None
         ctx.candidate = candidate
-        first_token_s = first_token_deadline_s(provider, stream=ctx.peek.stream, more=has_next)
+        # What is no text may take its time even to its first piece: a picture, a long recording.
+        stream = ctx.peek.stream and ctx.peek.metered is None
+        first_token_s = first_token_deadline_s(provider, stream=stream, more=has_next)
         remaining_s = ctx.inbound.started_s + provider.timeouts.total_s - now_s
         return Attempt(
             candidate=candidate,

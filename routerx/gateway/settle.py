@@ -86,6 +86,9 @@ def plausible(usage: Usage, peek: Peek, endpoint: Endpoint) -> bool:
 
     The caller's own maximum is no measure: some providers count reasoning beside it.
     """
+    if peek.metered is not None:  # Sound and images need not fit into a window of text.
+        tokens = max(usage.input_tokens, usage.output_tokens)
+        return tokens <= 2 * WINDOW_TOKENS_MAX and usage.requests <= 2 * peek.metered.most.requests
     window = endpoint.context_tokens if endpoint.context_tokens is not None else WINDOW_TOKENS_MAX
     output = endpoint.output_tokens_max if endpoint.output_tokens_max is not None else window
     into = max(window, peek.input_tokens_estimate)

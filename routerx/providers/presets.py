@@ -93,7 +93,7 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://api.deepinfra.com/v1/openai",
         env_keys=("DEEPINFRA_TOKEN",),
-        relays=frozenset({Operation.COMPLETIONS, Operation.IMAGES, Operation.SPEECH, Operation.TRANSCRIPTIONS}),
+        relays=_OPENAI_HAS - {Operation.MODERATIONS},
     ),
     Preset(
         name="huggingface",
@@ -109,7 +109,8 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://openrouter.ai/api/v1",
         env_keys=("OPENROUTER_API_KEY",),
-        relays=frozenset({Operation.COMPLETIONS}),
+        # Its transcriptions take JSON, not OpenAI's form.
+        relays=frozenset({Operation.COMPLETIONS, Operation.SPEECH, Operation.RERANK}),
         reasoning_field="reasoning",
         abort_stops_billing=False,  # It depends on whom it routes to, which is known only afterwards.
     ),
@@ -127,7 +128,7 @@ _ROWS = (
         base_url="https://api.together.xyz/v1",
         env_keys=("TOGETHER_API_KEY",),
         aliases=("together-ai",),
-        relays=frozenset({Operation.COMPLETIONS, Operation.IMAGES, Operation.SPEECH, Operation.RERANK}),
+        relays=_OPENAI_HAS - {Operation.MODERATIONS} | {Operation.RERANK},
         quirks=frozenset({Quirk.MAX_TOKENS}),
     ),
     Preset(
@@ -154,7 +155,7 @@ _ROWS = (
         base_url="http://localhost:11434",
         env_base_url="OLLAMA_BASE_URL",
         quirks=frozenset({Quirk.ROOT_PATH}),
-        relays=frozenset({Operation.COMPLETIONS}),
+        relays=_OPENAI_HAS - {Operation.MODERATIONS},  # By version: an older one answers 404 itself.
         relay_path="/v1",
         key_required=False,
     ),

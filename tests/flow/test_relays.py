@@ -68,6 +68,10 @@ def relaying(up: str, spare: str | None = None) -> Config:
         "ear": model("transcription", audio_input=100),
         "token-ear": model("transcription", input=1, audio_input=6, output=10),
         "judge": model("moderation"),
+        "near": {
+            "kind": "transcription",
+            "endpoints": [{"provider": "up", "price": {"input": 1, "output": 1}, "context": 100, "max_output": 100}],
+        },
         "ranker": model("rerank", request="0.002"),
         "nova": {
             "kind": "transcription",
@@ -282,6 +286,13 @@ async def test_transcription_is_charged_by_the_token(gw: Gateway, up: ScriptedUp
     await charged(gw, 34 * 6_000 + 2 * 1_000 + 5 * 10_000, UsageSource.PROVIDER)
 
 
+async def test_a_recording_may_have_more_tokens_than_the_window(gw: Gateway, up: ScriptedUpstream) -> None:
+    usage = {"type": "tokens", "input_tokens": 900, "output_tokens": 5, "total_tokens": 905}
+    up.queue(Json({"text": "Hello.", "usage": usage}))
+    await gw.client().audio.transcriptions.create(model="near", file=("hello.wav", wav(900)))
+    await charged(gw, 905 * 1_000, UsageSource.PROVIDER)
+
+
 async def test_streamed_transcription(gw: Gateway, up: ScriptedUpstream) -> None:
     usage = {"type": "tokens", "input_tokens": 34, "output_tokens": 5, "total_tokens": 39}
     usage |= {"input_token_details": {"audio_tokens": 34, "text_tokens": 0}}  # type: ignore[dict-item]
@@ -389,6 +400,13 @@ async def test_rerank_is_charged_by_the_search_unit(gw: Gateway, up: ScriptedUps
     assert reply.json["results"] == RANKED
     assert up.requests[0].path == "/v1/rerank"
     await charged(gw, 2_000_000, UsageSource.PROVIDER)
+
+
+async def test_absurd_units_are_not_believed(gw: Gateway, up: ScriptedUpstream) -> None:
+    up.queue(Json({"id": "r", "results": RANKED, "meta": {"billed_units": {"search_units": 5_000}}}))
+    await gw.ask("POST", "/v1/rerank", RERANK)
+    record = await gw.settled()
+    assert (record.cost_nano, record.usage_source, record.flags) == (2_000_000, UsageSource.ESTIMATED, ("anomaly",))
 
 
 # --- as everywhere

@@ -41,6 +41,8 @@ def test_texts_and_files_are_found() -> None:
         'multipart/form-data; boundary="xYz"',
         "Multipart/Form-Data;boundary=xYz",
         "multipart/form-data ; boundary=xYz ",
+        "multipart/form-data; charset=utf-8; boundary=xYz",
+        "multipart/form-data; boundary=xYz; charset=UTF-8",
     ],
 )
 def test_content_type_is_read_in_its_notations(content_type: str) -> None:

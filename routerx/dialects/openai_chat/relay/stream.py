@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from routerx.dialects.base import Frame, StreamTap
+from routerx.dialects.base import EVENT_BYTES_MAX, TERMINAL_BYTES_MAX, Frame, StreamTap
 from routerx.dialects.classify import failure_in_band
 from routerx.dialects.leniently import ABSENT, decode_or_none
 from routerx.dialects.openai_chat.relay.usage import read_usage
@@ -45,9 +45,10 @@ def relay_tap(peek: Peek, *, strip_usage: bool) -> StreamTap:
     """A fresh tap for the stream of an operation beside chat."""
     if peek.operation is Operation.COMPLETIONS:
         return OpenAITap(peek.choices, strip_usage=strip_usage)
-    bytes_max = IMAGE_EVENT_BYTES_MAX * peek.choices
-    splitter = FrameSplitter(IMAGE_EVENT_BYTES_MAX)
-    return EventTap(_Events(peek), splitter, None, choices=peek.choices, terminal_bytes_max=bytes_max)
+    event_max = IMAGE_EVENT_BYTES_MAX if peek.operation is Operation.IMAGES else EVENT_BYTES_MAX
+    terminal_max = event_max + TERMINAL_BYTES_MAX  # The event that finishes the last choice is in it.
+    splitter = FrameSplitter(event_max)
+    return EventTap(_Events(peek), splitter, None, choices=peek.choices, terminal_bytes_max=terminal_max)
 
 
 def completion_as_stream(body: bytes) -> bytes:
