@@ -49,7 +49,7 @@ TABLE: list[tuple[Json, Json | str, Json | str]] = [
     ),
     (
         {"reasoning_effort": "low", "tools": [WEATHER], "tool_choice": "required"},
-        "reasoning_effort",  # It does not think where it is forced to call.
+        {"tool_choice.type": "any", "thinking.type": "adaptive"},  # With a budget it could not be forced.
         {"toolConfig.functionCallingConfig.mode": "ANY", "generationConfig.thinkingConfig.thinkingLevel": "low"},
     ),
 ]

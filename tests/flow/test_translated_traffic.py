@@ -87,6 +87,8 @@ def unlike_an_answer(fixture: Fixture, reading: Reading) -> str | None:
     """Of recorded responses: what no provider sends, or the oracle does not read."""
     if "custom_tool_call" in reading["block_types"]:
         return "a custom tool's call, which the oracle does not read"
+    if "image_generation_call" in reading["block_types"]:
+        return "a picture, of which its makers have kept the beginning"
     if not is_stream(fixture):
         return None if reading["terminal"] else "an answer still being made, which RouterX never asks for"
     kinds = [event.get("type") for event in recorded_events(fixture)]
@@ -241,6 +243,8 @@ def cannot_say(caller: str, fixture: Fixture, wanted: Reading) -> set[str]:
     found = {"cache_write_tokens"} if caller == "responses" else set()
     if b'"reasoning_details"' in body_of(fixture):
         found.add("reasoning")  # Another vendor's form of thoughts, which the oracle does not read.
+    if caller in ("responses", "gemini") and wanted["tool_calls"] and wanted["finish"] == "stop":
+        found.add("finish")  # Their wires have no word for it: calls mean that it is the caller's turn.
     if caller in ("anthropic", "gemini"):
         found.add("refusal")  # They have no refusal in words: it is told as text.
         if wanted["refusal"]:
