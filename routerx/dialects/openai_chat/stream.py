@@ -70,25 +70,22 @@ def decode_answer(body: bytes, seed: str) -> Answer:
     """See dialects.base.ChatTarget: a whole answer is read as the one chunk of a stream."""
     value = decode_or_none(_any_decoder, body)
     chunk = dict(value) if isinstance(value, dict) else {}
-    choices = chunk.get("choices")
+    choices = list(_dicts(chunk.get("choices")))
+    named = len({str(choice.get("index")) for choice in choices}) == len(choices)
     whole = []
-    for place, choice in enumerate(choices if isinstance(choices, list) else ()):
-        if isinstance(choice, dict):
-            told = {"index": choice.get("index", place), "delta": _numbered(choice.get("message"))}
-            whole.append({**told, "finish_reason": choice.get("finish_reason") or "stop"})
+    for place, choice in enumerate(choices):
+        told = {"index": choice.get("index") if named else place, "delta": _numbered(choice.get("message"))}
+        whole.append({**told, "finish_reason": choice.get("finish_reason") or "stop"})
     decoder = Decoder(seed)
     return fold([*decoder.read({**chunk, "choices": whole}), *decoder.finish()])
 
 
 def _numbered(message: Any) -> Any:
     """A whole message, whose every item of `tool_calls` is a call of its own, whatever index it names."""
-    calls = message.get("tool_calls") if isinstance(message, dict) else None
-    if not isinstance(calls, list):
+    if not isinstance(message, dict):
         return message
-    return {
-        **message,
-        "tool_calls": [{**call, "index": place} for place, call in enumerate(calls) if isinstance(call, dict)],
-    }
+    calls = _dicts(message.get("tool_calls"))
+    return {**message, "tool_calls": [{**call, "index": place} for place, call in enumerate(calls)]}
 
 
 class Decoder:
@@ -107,7 +104,7 @@ class Decoder:
         if not data:
             return ()
         if data.strip() == DONE:
-            return [Ended()]
+            return [*self.finish(), Ended()]
         value = decode_or_none(_any_decoder, data)
         if frame.event == b"error":
             return [Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM))]
@@ -145,7 +142,7 @@ class Decoder:
         return events
 
     def finish(self) -> Sequence[Event]:
-        return ()
+        return [event for choice in self._choices.values() for event in choice.end()]
 
     def _report(self, report: Any, events: list[Event]) -> None:
         before = self._reports.usage, self._reports.anomaly
@@ -184,17 +181,33 @@ class _Choice:
     def take(self, choice: dict[str, Any]) -> Iterator[Event]:
         delta = choice.get("delta")
         if isinstance(delta, dict) and not self._finished:
-            yield from self._delta(delta)
+            for event in self._delta(delta):
+                self._note(event)
+                yield event
         finish = choice.get("finish_reason")
         if finish and not self._finished:
-            self._finished = True
-            for call in self._calls:
-                yield from self._end(call)
+            yield from self.end()
             native = str(finish)
             kind = _NATIVE_FINISHES.get(native.lower(), Finish.OTHER)
             if kind is Finish.STOP and self._calls:
                 kind = Finish.TOOL_CALLS
             yield Finished(kind, native, choice=self._index)
+
+    def end(self) -> Iterator[Event]:
+        """The ends of its tool calls, once."""
+        if not self._finished:
+            self._finished = True
+            for call in self._calls:
+                yield from self._end(call)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case ReasoningDelta():
+                self._told += event.text
+            case ToolCallDelta():
+                pass
+            case _:
+                self._told = ""
 
     def _delta(self, delta: dict[str, Any]) -> Iterator[Event]:
         yield from self._thoughts(delta)
@@ -230,7 +243,7 @@ class _Choice:
             if item.get("type") == "thinking":
                 thought = plain_text(item.get("thinking"))
                 if thought:
-                    yield from self._thought(thought)
+                    yield ReasoningDelta(thought, self._index)
             elif isinstance(item.get("text"), str):
                 if item["text"]:
                     yield TextDelta(item["text"], self._index)
@@ -246,19 +259,14 @@ class _Choice:
         text = plain_text(delta.get("reasoning_content")) or plain_text(delta.get("reasoning"))
         told = "".join(thought.text for thought in items)
         if text and "".join(text.split()) != "".join(told.split()):
-            yield from self._thought(text)
+            yield ReasoningDelta(text, self._index)
             items = [structs.replace(thought, text="") for thought in items]
         for thought in items:
             # Some repeat a whole thought beside its signature, RouterX among them.
             if thought.text and (thought.origin is None or thought.text != self._told):
-                yield from self._thought(thought.text)
+                yield ReasoningDelta(thought.text, self._index)
             if thought.origin is not None:
-                self._told = ""
                 yield ReasoningSigned(thought.signature, thought.origin, thought.redacted, thought.id, self._index)
-
-    def _thought(self, text: str) -> Iterator[Event]:
-        self._told += text
-        yield ReasoningDelta(text, self._index)
 
     def _citation(self, item: dict[str, Any]) -> Iterator[Event]:
         source = item.get("url_citation")
@@ -282,7 +290,8 @@ class _Choice:
         custom = isinstance(item.get("custom"), dict)
         function = item["custom"] if custom else item.get("function")
         function = function if isinstance(function, dict) else {}
-        call = self._open(item)
+        name = _text(function.get("name"))
+        call = self._open(item, name)
         if call is None:
             number, id_ = len(self._calls), _text(item.get("id"))
             call = _Call(number, item.get("index"), id_, custom=custom)
@@ -291,18 +300,17 @@ class _Choice:
                 id_ = f"call_{self._seed}_{self._index}_{number}" if self._index else f"call_{self._seed}_{number}"
             self._calls.append(call)
             signature = _google_signature(item)
-            name = _text(function.get("name")) or ""
             origin = "gemini" if signature is not None else None
-            yield ToolCallStarted(number, id_, name, signature, origin, custom, self._index)
+            yield ToolCallStarted(number, id_, name or "", signature, origin, custom, self._index)
         arguments = function.get("input" if custom else "arguments")
         if arguments is not None and not isinstance(arguments, str):
             arguments = jsonx.encode(arguments).decode()
         if arguments:
             yield from self._more(call, arguments)
 
-    def _open(self, item: dict[str, Any]) -> _Call | None:
+    def _open(self, item: dict[str, Any], name: str | None) -> _Call | None:
         """The call that an item goes on with; None for a new one. Some servers leave the index out, or use it again for
-        another call, whose id then differs."""
+        another call, which then has a name and an id of its own."""
         index, id_ = item.get("index"), _text(item.get("id"))
         if index is None and id_ is None and self._calls:
             return self._calls[-1]
@@ -311,7 +319,7 @@ class _Choice:
                 if call.id == id_:
                     return call
             elif call.wire_index == index:
-                return call if id_ is None or call.id == id_ else None
+                return call if id_ is None or name is None or call.id == id_ else None
         return None
 
     def _more(self, call: _Call, text: str) -> Iterator[Event]:
@@ -362,6 +370,8 @@ class Encoder:
         """Text of the thought that is open, by choice."""
         self._signed: dict[int, int] = {}
         """How many thoughts were, by choice."""
+        self._called: set[int] = set()
+        """Choices that call tools."""
         self._custom: set[tuple[int, int]] = set()
         """Calls that take free text, by choice and index."""
 
@@ -385,7 +395,8 @@ class Encoder:
         frames = b""
         for choice in sorted(self._told | {0}):  # A provider may make fewer than were asked for.
             if choice not in self._finished:
-                frames += self._finish(Finished(Finish.STOP, choice=choice))
+                finish = Finish.TOOL_CALLS if choice in self._called else Finish.STOP
+                frames += self._finish(Finished(finish, choice=choice))
         if self._usage is not None and self._asked.request.wants_usage:
             frames += _frame({**self._heading(), "choices": [], "usage": usage_object(self._usage)})
         return frames + DONE_FRAME
@@ -424,26 +435,26 @@ class Encoder:
                 return {"reasoning_content": event.text}
             case ReasoningSigned():
                 return self._signature(event)
-        return self._said(event)
+            case ToolCallDelta():
+                custom = (event.choice, event.index) in self._custom
+                piece = {"input": event.arguments} if custom else {"arguments": event.arguments}
+                return {"tool_calls": [{"index": event.index, "custom" if custom else "function": piece}]}
+            case TextDelta() | RefusalDelta() | ToolCallStarted() | Cited() | MediaMade() | OpaqueMade():
+                self._thoughts.pop(event.choice, None)  # Whoever signs now means what comes from here on.
+                return self._said(event)
+        return None
 
     def _said(self, event: Event) -> dict[str, Any] | None:
         match event:
             case TextDelta():
-                self._thoughts.pop(event.choice, None)
                 return {"content": event.text}
             case RefusalDelta():
                 return {"refusal": event.text}
             case ToolCallStarted():
-                self._thoughts.pop(event.choice, None)
+                self._called.add(event.choice)
                 if event.custom:
                     self._custom.add((event.choice, event.index))
                 return {"tool_calls": [_started(event)]}
-            case ToolCallDelta():
-                custom = (event.choice, event.index) in self._custom
-                more = (
-                    {"custom": {"input": event.arguments}} if custom else {"function": {"arguments": event.arguments}}
-                )
-                return {"tool_calls": [{"index": event.index, **more}]}
             case Cited():
                 return {"annotations": [annotation(event.citation)]}
             case MediaMade():

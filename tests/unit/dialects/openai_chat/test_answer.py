@@ -267,6 +267,16 @@ def test_ends_are_read(word: str | None, finish: Finish) -> None:
     assert heard({"content": "x"}, word).choices[0].finish is finish
 
 
+@pytest.mark.parametrize("indexes", [(0, 1), (0, 0), (None, None)])
+def test_every_choice_is_read_whatever_its_index(indexes: tuple[Any, Any]) -> None:
+    choices = [
+        {"index": index, "message": {"content": text}, "finish_reason": "stop"}
+        for index, text in zip(indexes, "ab", strict=True)
+    ]
+    answer = OPENAI.target.decode_answer(json.dumps({"choices": choices}).encode(), "s")
+    assert [choice.parts for choice in answer.choices] == [(Text("a"),), (Text("b"),)]
+
+
 def test_pictures_sources_and_refusals_are_read() -> None:
     message = {
         "content": "See",

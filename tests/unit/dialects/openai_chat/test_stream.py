@@ -98,6 +98,7 @@ def test_an_end_is_told_once() -> None:
             [ToolCall("a", "f", '{"x":1}'), ToolCall("b", "g")],
         ),
         ([call(1, "a", "f", "{}")], [ToolCall("a", "f")]),
+        ([call(0, "a", "f"), call(0, "b", None, "{}")], [ToolCall("a", "f")]),
         ([call(0, "a", "f", "null")], [ToolCall("a", "f")]),
         ([call(0, "a", "f"), call(0, arguments="nu"), call(0, arguments="ll")], [ToolCall("a", "f")]),
         ([call(0, "a", "f")], [ToolCall("a", "f")]),
@@ -145,6 +146,24 @@ def test_a_whole_thought_that_is_repeated_with_its_signature_is_told_once() -> N
         chunk({"reasoning_content": "H"}), chunk({"reasoning_content": "m."}), chunk({"reasoning_details": [detail]})
     )
     assert choice.parts == (Reasoning("Hm.", "s", "anthropic"),)
+
+
+def test_only_the_open_thought_is_repeated_with_a_signature() -> None:
+    detail = {"type": "reasoning.text", "text": "Hm.", "signature": "s", "format": "anthropic-claude-v1", "index": 0}
+    choice = choice_of(
+        chunk({"reasoning_content": "Aside."}),
+        chunk({"content": "x"}),
+        chunk({"reasoning_content": "Hm."}),
+        chunk({"reasoning_details": [detail]}),
+    )
+    assert choice.parts == (Reasoning("Aside."), Text("x"), Reasoning("Hm.", "s", "anthropic"))
+
+
+@pytest.mark.parametrize("ends_by_mark", [True, False])
+def test_a_call_that_the_stream_left_open_is_ended(ends_by_mark: bool) -> None:
+    events = heard(call(0, "a", "f"), *([DONE] if ends_by_mark else []))
+    wanted: list[Event] = [ToolCallDelta(0, "{}"), ToolCallEnded(0)]
+    assert events[2:] == [*wanted, *([Ended()] if ends_by_mark else [])]
 
 
 def test_usage_is_reported_where_it_stands_and_only_when_it_changes() -> None:
@@ -284,6 +303,11 @@ def test_refusals_and_sources_have_their_places() -> None:
 
 def test_a_choice_that_only_ended_is_told_to_have_stopped() -> None:
     assert told(Began(), TextDelta("x"), Ended())[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_calls_without_an_end_are_told_to_be_the_callers_turn() -> None:
+    frames = told(Began(), ToolCallStarted(0, "a", "f"), ToolCallDelta(0, "{}"), ToolCallEnded(0), Ended())
+    assert frames[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
 def test_no_choice_is_made_up_where_the_provider_made_fewer() -> None:
