@@ -77,6 +77,6 @@ class Model(msgspec.Struct, frozen=True):
     """Nobody said what it does, so every route may ask for it; `kind` is what lists show."""
 
     def does(self, kind: Kind) -> bool:
-        """Whether a route of `kind` may ask for it. Many chat models complete plain text, too (local servers all do): of
-        those the provider says whether it does."""
+        """Whether a route of `kind` may ask for it. Many chat models complete plain text, too (local servers all do):
+        the provider says whether this one does."""
         return self.any_kind or self.kind is kind or (kind is Kind.COMPLETION and self.kind is Kind.CHAT)

@@ -489,6 +489,18 @@ async def test_a_provider_known_to_lack_it_is_passed_over(tmp_path: Path, up: Sc
         assert (alone.status, alone.error["code"]) == (400, "unsupported_operation")
 
 
+async def test_a_provider_of_another_wire_is_asked_where_it_speaks_openais(
+    tmp_path: Path, up: ScriptedUpstream
+) -> None:
+    value = relaying(up.url)
+    value["providers"]["ollama"] = {"base_url": up.url}
+    async with running(tmp_path, value) as gateway:
+        up.queue(Json(COMPLETION))
+        assert (await ask(gateway, Operation.COMPLETIONS, "ollama/qwen3:8b")).json == COMPLETION
+        assert up.requests[0].path == "/v1/completions"
+        assert (await ask(gateway, Operation.RERANK, "ollama/qwen3:8b")).error["code"] == "unsupported_operation"
+
+
 async def test_a_model_for_something_else_says_what_it_is_for(gw: Gateway, up: ScriptedUpstream) -> None:
     reply = await ask(gw, Operation.IMAGES, "voice")
     assert (reply.status, reply.error["code"]) == (404, "model_not_found")

@@ -21,7 +21,8 @@ OCTETS = "application/octet-stream"
 SEARCH_UNITS_MAX = 1_000_000
 
 _TEXTS = ("text/plain", "text/vtt", "text/srt", "application/x-subrip", "application/srt")
-_AUDIO = re.compile(r"audio/[a-z0-9.+-]{1,64}(?:;[ ]?[a-z-]{1,32}=[a-z0-9.+-]{1,32}){0,4}", re.IGNORECASE)
+_AUDIO = re.compile(r"audio/[a-z0-9.+-]{1,64}")
+_PARAMS = re.compile(r"""(?:;[ ]?[a-z_-]{1,32}=(?:[a-z0-9.+-]{1,32}|"[a-z0-9.+-]{1,32}")){0,4}""", re.IGNORECASE)
 _PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 
 
@@ -147,22 +148,22 @@ _READERS: Mapping[Operation, Callable[[_Answer], Reply | None]] = {
 def _read_speech(content_type: str, body: bytes) -> Reply | Failure:
     if body[:64].lstrip()[:1] in (b"{", b"[") and isinstance(decode_or_none(_any_decoder, body), dict | list):
         return _in_disguise(content_type, body)
-    label = content_type.strip()
-    if _AUDIO.fullmatch(label):
+    kind, label = _named(content_type)
+    if _AUDIO.fullmatch(kind):
         return Reply(None, content_type=label)
-    if label.partition(";")[0].rstrip().lower() in ("", OCTETS) and _PAGE.match(body) is None:
+    if kind in ("", OCTETS) and _PAGE.match(body) is None:
         return Reply(None, content_type=OCTETS)
     return classify.foreign(content_type)
 
 
 def _read_transcript(content_type: str, body: bytes) -> Reply | Failure:
     """`text`, `srt` and `vtt`; a text of nothing but blanks is what silence says."""
-    kind = content_type.partition(";")[0].strip().lower()
+    kind, label = _named(content_type)
     if kind == "application/json" and isinstance(decode_or_none(_any_decoder, body), str):
         return Reply(None)
     if kind not in _TEXTS or _PAGE.match(body) is not None:
         return classify.foreign(content_type)
-    return Reply(None, content_type=f"{kind}; charset=utf-8")
+    return Reply(None, content_type=label)
 
 
 def _read_scores(content_type: str, body: bytes) -> Reply | Failure:
@@ -174,6 +175,14 @@ def _read_scores(content_type: str, body: bytes) -> Reply | Failure:
 
 
 # --- parts
+
+
+def _named(content_type: str) -> tuple[str, str]:
+    """The media type, and what to call the body: with its parameters where they are plain."""
+    kind, _, params = content_type.partition(";")
+    kind = kind.strip().lower()
+    params = f";{params.rstrip()}" if params else ""
+    return kind, kind + params if _PARAMS.fullmatch(params) else kind
 
 
 def _reported(operation: Operation, answer: _Answer) -> tuple[Usage | None, bool]:

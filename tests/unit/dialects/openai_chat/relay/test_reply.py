@@ -125,7 +125,9 @@ def test_model_that_served_is_named() -> None:
     [
         ("audio/mpeg", "audio/mpeg"),
         ("audio/pcm;rate=24000;channels=1", "audio/pcm;rate=24000;channels=1"),
-        ("Audio/Ogg; codecs=opus", "Audio/Ogg; codecs=opus"),
+        ("Audio/Ogg; codecs=opus", "audio/ogg; codecs=opus"),
+        ('audio/mp4; codecs="mp4a.40.2"', 'audio/mp4; codecs="mp4a.40.2"'),
+        ("audio/mpeg; a=\x7f", "audio/mpeg"),
         ("application/octet-stream", "application/octet-stream"),
         ("", "application/octet-stream"),
     ],
@@ -159,10 +161,10 @@ def test_what_is_no_sound_is_refused(content_type: str, body: bytes) -> None:
     ("content_type", "body", "label"),
     [
         ("text/plain; charset=utf-8", b"Hello.\n", "text/plain; charset=utf-8"),
-        ("text/plain", b"\n", "text/plain; charset=utf-8"),
-        ("text/plain", b"{laughs} Hello.", "text/plain; charset=utf-8"),
-        ("text/vtt", b"WEBVTT\n", "text/vtt; charset=utf-8"),
-        ("application/x-subrip", b"1\n00:00:00,000", "application/x-subrip; charset=utf-8"),
+        ("text/plain;charset=latin-1", b"\n", "text/plain;charset=latin-1"),
+        ("text/plain", b"{laughs} Hello.", "text/plain"),
+        ("text/vtt", b"WEBVTT\n", "text/vtt"),
+        ("application/x-subrip", b"1\n00:00:00,000", "application/x-subrip"),
         ("application/json", b'"Hello."', None),
     ],
 )
