@@ -26,9 +26,10 @@ from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.openai_chat.errors import error_body, error_fields
 from routerx.dialects.responses.answer import encode_answer
 from routerx.dialects.responses.encoder import Encoder
+from routerx.dialects.responses.passing import own_history, to_stream
 from routerx.dialects.responses.peek import peek
 from routerx.dialects.responses.request import decode_request
-from routerx.dialects.responses.stream import Decoder, decode_answer, events_of_response
+from routerx.dialects.responses.stream import FAILURES, Decoder, decode_answer, events_of_response
 from routerx.dialects.responses.target import encode_request
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap, judged
@@ -66,7 +67,7 @@ class _Target:
         return decode_answer(body, seed)
 
     def decoder(self, seed: str) -> StreamDecoder:
-        return Decoder()
+        return Decoder(seed)
 
     def splitter(self) -> Splitter:
         return FrameSplitter()
@@ -90,7 +91,10 @@ class Responses:
         return "/responses"
 
     def request_fields(self, fields: Mapping[str, Raw], *, model: str, ask_usage: bool) -> dict[str, Raw]:
-        return {**fields, "model": Raw(jsonx.encode(model))}
+        prepared = {**fields, "model": Raw(jsonx.encode(model))}
+        if "input" in fields:
+            prepared["input"] = own_history(fields["input"])
+        return prepared
 
     # --- reply
 
@@ -98,24 +102,22 @@ class Responses:
         value = decode_or_none(_any_decoder, body)
         if not isinstance(value, dict):
             return classify.foreign(content_type, body)
-        if value.get("error"):
-            return classify.failure_in_band(value, otherwise=FailureKind.ERROR_IN_200)
+        if value.get("error") or value.get("status") in FAILURES:
+            error = value.get("error") or {"message": f"The response is {value['status']}."}
+            return classify.failure_in_band({"error": error}, otherwise=FailureKind.ERROR_IN_200)
         if not isinstance(value.get("output"), list):
             return classify.foreign(content_type, body)
         if not value["output"] and not value.get("usage"):
             return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
-        return judged(events_of_response(value))
+        return judged(events_of_response(value, seed=""))
 
     # --- stream
 
     def tap(self, peek: Peek, *, strip_usage: bool) -> StreamTap:
-        return EventTap(Decoder(), FrameSplitter(), None)
+        return EventTap(Decoder(peek.model), FrameSplitter(), None)
 
     def to_stream(self, body: bytes) -> bytes:
-        asked = Asked(request=ChatRequest(messages=()), model="", request_id="", created_s=0)
-        encoder = Encoder(asked, Raw(msgspec.json.format(body, indent=-1)))
-        events = events_of_response(msgspec.json.decode(body))
-        return b"".join(encoder.encode(event) for event in events) + encoder.end()
+        return to_stream(body)
 
     # --- errors
 

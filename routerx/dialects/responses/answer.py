@@ -6,9 +6,9 @@ from typing import Any
 from routerx import jsonx
 from routerx.dialects.base import Asked
 from routerx.dialects.responses.request import ORIGIN, REDACTED
-from routerx.dialects.responses.target import tool_object
+from routerx.dialects.responses.target import tool_choice, tool_object
 from routerx.dialects.responses.usage import usage_object
-from routerx.dialects.signatures import pack, pack_call_id
+from routerx.dialects.signatures import UNSIGNED, pack, pack_call_id
 from routerx.domain.chat import (
     Answer,
     ChatRequest,
@@ -18,6 +18,8 @@ from routerx.domain.chat import (
     FunctionTool,
     JsonObject,
     JsonSchema,
+    Media,
+    MediaKind,
     Opaque,
     Part,
     Reasoning,
@@ -50,6 +52,8 @@ def response(answer: Answer, asked: Asked, dropped: set[str]) -> dict[str, Any]:
     body["incomplete_details"] = None if reason is None else {"reason": reason}
     body["completed_at"] = asked.created_s if reason is None else None
     body["usage"] = usage_object(answer.usage) if answer.usage is not None else None
+    if answer.service_tier is not None:
+        body["service_tier"] = answer.service_tier
     return body
 
 
@@ -71,20 +75,25 @@ def heading(id_: str | None, model: str | None, asked: Asked) -> dict[str, Any]:
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "reasoning": {"effort": wish.effort if wish is not None else None, "summary": None},
+        "prompt_cache_key": request.prompt_cache_key,
+        "reasoning": {
+            "effort": wish.effort if wish is not None else None,
+            "summary": "auto" if wish is not None and wish.visible else None,
+        },
         "service_tier": request.service_tier,
         "store": False,
         "temperature": request.sampling.temperature,
-        "text": {"format": _format(request)},
-        "tool_choice": _tool_choice(request),
+        "text": {"format": _format(request), "verbosity": request.verbosity},
+        "tool_choice": "auto" if request.tool_choice is None else tool_choice(request.tool_choice, request.tools),
         "tools": [
             tool_object(tool) if isinstance(tool, FunctionTool | CustomTool) else tool.value for tool in request.tools
         ],
         "top_p": request.sampling.top_p,
+        "top_logprobs": request.top_logprobs,
         "truncation": "disabled",
         "usage": None,
         "user": request.user,
-        "metadata": {},
+        "metadata": {} if request.metadata is None else request.metadata,
     }
 
 
@@ -108,13 +117,6 @@ def _format(request: ChatRequest) -> dict[str, Any]:
                 "description": wish.description,
             }
     return {"type": "text"}
-
-
-def _tool_choice(request: ChatRequest) -> Any:
-    choice = request.tool_choice
-    if choice is None:
-        return "auto"
-    return choice.mode if choice.mode != "tool" else {"type": "function", "name": choice.name}
 
 
 # --- items -------------------------------------------------------------------------------------------------------
@@ -170,13 +172,23 @@ def item(part: Part, request_id: str, place: int, dropped: set[str]) -> Item | N
             return thought(part, part_id(part, request_id, place))
         case ToolCall():
             return call(part, item_id("ctc" if part.custom else "fc", request_id, place), "completed")
+        case Media(kind=MediaKind.IMAGE) if part.data is not None:
+            return picture(part, item_id("ig", request_id, place))
         case Opaque(origin=origin) if origin == ORIGIN:
             return part.value
         case Opaque():
             dropped.add(part.type)
-        case _:
-            dropped.add("media")
+        case Media():
+            dropped.add(part.kind.value)
     return None
+
+
+def picture(part: Media, id_: str) -> dict[str, Any]:
+    """A picture that the model made, as the wire's own tool for pictures tells it."""
+    encoded = {"id": id_, "type": "image_generation_call", "status": "completed", "result": part.data}
+    if part.mime is not None:
+        encoded["output_format"] = part.mime.removeprefix("image/")
+    return encoded
 
 
 def part_id(part: Reasoning, request_id: str, place: int) -> str:
@@ -186,14 +198,17 @@ def part_id(part: Reasoning, request_id: str, place: int) -> str:
 
 
 def thought(part: Reasoning, id_: str) -> dict[str, Any]:
-    """A thought that clients return as they got it: another vendor's signature is packed into the encrypted content."""
+    """A thought that clients return as they got it: another vendor's signature is packed into the encrypted content,
+    and one that nobody signed is marked, for this wire's vendor refuses both."""
     encoded: dict[str, Any] = {"id": id_, "type": "reasoning", "summary": []}
     if part.text:
         encoded["summary"] = [{"type": "summary_text", "text": part.text}]
-    if part.signature is not None and part.origin is not None:
-        own = part.origin == ORIGIN
-        marked = REDACTED if part.redacted else part.id
-        encoded["encrypted_content"] = part.signature if own else pack(part.origin, part.signature, marked)
+    if part.signature is None or part.origin is None:
+        encoded["encrypted_content"] = UNSIGNED
+    elif part.origin == ORIGIN:
+        encoded["encrypted_content"] = part.signature
+    else:
+        encoded["encrypted_content"] = pack(part.origin, part.signature, REDACTED if part.redacted else part.id)
     return encoded
 
 

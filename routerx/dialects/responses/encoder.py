@@ -34,17 +34,14 @@ from routerx.domain.events import (
     ToolCallStarted,
     fold,
 )
-from routerx.jsonx import Raw
 
 
 class Encoder:
     """See dialects.base.StreamEncoder."""
 
-    def __init__(self, asked: Asked, whole: Raw | None = None) -> None:
-        """`whole`: the response that the last event holds, where it is known to the byte."""
+    def __init__(self, asked: Asked) -> None:
         self.dropped: set[str] = {"n"} if asked.request.choices > 1 else set()
         self._asked = asked
-        self._whole = whole
         self._events: list[Event] = []
         """Everything told, for the last event."""
         self._number = 0
@@ -67,12 +64,8 @@ class Encoder:
         frames = self._start() + self._close()
         for index in sorted(self._calls):
             frames += self._end_call(index)
-        body: Any = self._whole
-        status = "completed"
-        if body is None:
-            body = response(fold(self._events), self._asked, self.dropped)
-            status = body["status"]
-        return frames + self._frame(f"response.{status}", response=body)
+        body = response(fold(self._events), self._asked, self.dropped)
+        return frames + self._frame(f"response.{body['status']}", response=body)
 
     def _start(self) -> bytes:
         if self._started:

@@ -18,7 +18,7 @@ from routerx.dialects.estimate import (
     raw_tokens,
     text_tokens,
 )
-from routerx.dialects.fields import read_field, read_model, read_number, read_user, wrong_value
+from routerx.dialects.fields import USER_CHARS_MAX, read_field, read_model, read_number, read_user, wrong_value
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
 from routerx.errors import InvalidParameter
@@ -34,6 +34,7 @@ _object = msgspec.json.Decoder(dict[str, Any] | None).decode
 _string = msgspec.json.Decoder(str | None).decode
 
 _MEDIA = (b'"input_image"', b'"input_file"', b'"input_audio"')
+_NULL = Raw(b"null")
 
 
 def peek(fields: Mapping[str, Raw]) -> Peek:
@@ -46,6 +47,9 @@ def peek(fields: Mapping[str, Raw]) -> Peek:
     if "max_output_tokens" in fields:
         bounds = (1, OUTPUT_TOKENS_MAX)
         ceiling = read_number("max_output_tokens", fields["max_output_tokens"], _integer, "a whole number", bounds)
+    if read_field("background", fields, _boolean, "true or false") is True:
+        # What is answered later is fetched, and charged, by no request that a gateway sees.
+        raise InvalidParameter("'background' is not offered here: leave it out or set it to false.", param="background")
     needs: set[Capability] = set()
     estimate = TOKENS_PER_REQUEST + _input(fields, needs)
     read_field("instructions", fields, _string, "a string")
@@ -67,13 +71,21 @@ def peek(fields: Mapping[str, Raw]) -> Peek:
         output_tokens_max=ceiling,
         needs=frozenset(needs),
         input_tokens_estimate=estimate,
-        user=read_user(fields),
+        user=_user(fields),
     )
+
+
+def _user(fields: Mapping[str, Raw]) -> str | None:
+    """The newer name of the field counts where the older one is not there."""
+    if fields.get("user", _NULL) == _NULL and "safety_identifier" in fields:
+        name: str | None = read_field("safety_identifier", fields, _string, "a string")
+        return None if name is None else name[:USER_CHARS_MAX]
+    return read_user(fields)
 
 
 def _input(fields: Mapping[str, Raw], needs: set[Capability]) -> int:
     raw = fields.get("input")
-    if raw is None or raw == Raw(b"null"):
+    if raw is None or raw == _NULL:
         if any(key in fields for key in ("prompt", "previous_response_id", "conversation")):
             return 0
         raise InvalidParameter("'input' is missing: send a text or an array of items.", param="input")
@@ -91,7 +103,11 @@ def _input(fields: Mapping[str, Raw], needs: set[Capability]) -> int:
     if not any(mark in data for mark in _MEDIA):
         return tokens + raw_tokens(raw)
     media_bytes = 0
-    for item in jsonx.decode(data):
+    try:
+        values = jsonx.decode(data)
+    except msgspec.DecodeError as error:  # A number beyond what a float holds: everything else is checked before.
+        raise InvalidParameter(f"'input' cannot be read: {error}.", param="input") from None
+    for item in values:
         content = (item.get("content") or item.get("output")) if isinstance(item, dict) else None
         for part in content if isinstance(content, list) else ():
             part_tokens, part_bytes = _part(part, needs)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from routerx.dialects import media
 from routerx.dialects.effort import EFFORTS
 from routerx.dialects.reading import Body, Node, check_tool_choice
-from routerx.dialects.signatures import unpack, unpack_call_id
+from routerx.dialects.signatures import UNSIGNED, unpack, unpack_call_id
 from routerx.domain.chat import (
     ChatRequest,
     CustomTool,
@@ -37,14 +37,18 @@ ORIGIN = "responses"
 REDACTED = "redacted"
 """In place of an id, of a thought that another vendor redacted."""
 
+IMAGE_TYPE = "image/png"
+"""Of pictures that a model made, where the item does not say."""
+
 _STATEFUL = ("previous_response_id", "conversation", "prompt")
+_LOGPROBS = "message.output_text.logprobs"
 
 
 def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
     """See dialects.base.ChatSource. Nothing is stored by a gateway, so `store` asks for nothing that is missed; what
-    rests on something stored is refused."""
+    rests on something stored is refused. `include` adds to items of built-in tools, which are reported as such."""
     body = Body(fields)
-    body.drop("model", "store", "metadata", "include", "truncation", "stream_options")
+    body.drop("model", "store", "stream_options")
     for key in _STATEFUL:
         if body.take(key) is not None:
             raise InvalidParameter(
@@ -54,24 +58,34 @@ def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
             )
     if body.flag("background"):
         raise InvalidParameter("'background' is not possible with this model's provider.", param="background")
+    if fields.get("truncation") == Raw(b'"disabled"'):
+        body.drop("truncation")  # The default of every wire.
     messages = [*_instructions(body.take("instructions")), *_messages(body.take("input"))]
-    text = body.take("text")
+    text, metadata = body.take("text"), body.take("metadata")
     stream = body.flag("stream") is True
+    tools, choice = tuple(_tools(body.take("tools"))), body.take("tool_choice")
+    wish = _tool_choice(choice)
+    if wish is None and choice is not None:
+        body.put_back("tool_choice", choice.value)
+    top_logprobs = body.integer("top_logprobs")
+    user = body.text("user")
     return check_tool_choice(
         ChatRequest(
             messages=tuple(messages),
             stream=stream,
             wants_usage=stream,
-            tools=tuple(_tools(body.take("tools"))),
-            tool_choice=_tool_choice(body.take("tool_choice")),
+            tools=_allowed(tools, choice),
+            tool_choice=wish,
             parallel_tool_calls=body.flag("parallel_tool_calls"),
             sampling=Sampling(temperature=body.number("temperature"), top_p=body.number("top_p")),
             output_tokens_max=body.integer("max_output_tokens"),
             response_format=_format(text.object().get("format")) if text is not None else None,
             reasoning=_reasoning(body.take("reasoning")),
-            top_logprobs=body.integer("top_logprobs"),
+            logprobs=_LOGPROBS in body.strings("include") or bool(top_logprobs),
+            top_logprobs=top_logprobs,
             verbosity=text.text_of("verbosity") if text is not None else None,
-            user=body.text("user") or body.text("safety_identifier"),
+            user=user if user is not None else body.text("safety_identifier"),
+            metadata=None if metadata is None else metadata.object().raw(),
             service_tier=body.text("service_tier"),
             prompt_cache_key=body.text("prompt_cache_key"),
             extras=body.extras(),
@@ -141,8 +155,16 @@ def _tool_choice(node: Node | None) -> ToolChoice | None:
     if kind in ("function", "custom"):
         return ToolChoice("tool", node.need("name").text())
     if kind == "allowed_tools":
-        return ToolChoice("required" if node.value.get("mode") == "required" else "auto")
-    return ToolChoice("required")  # A built-in tool by its type: only a provider of this wire has it.
+        return ToolChoice(node.need("mode").one_of("auto", "required"))  # type: ignore[arg-type]  # As above.
+    return None  # A built-in tool by its type: only a provider of this wire has it.
+
+
+def _allowed(tools: tuple[Tool, ...], choice: Node | None) -> tuple[Tool, ...]:
+    """Those that a choice of `allowed_tools` leaves; built-in ones, which go by other names, are left."""
+    if choice is None or not isinstance(choice.value, dict) or choice.value.get("type") != "allowed_tools":
+        return tools
+    names = {item.object().text_of("name") for item in choice.need("tools").items()}
+    return tuple(tool for tool in tools if isinstance(tool, Opaque) or tool.name in names)
 
 
 # --- items -------------------------------------------------------------------------------------------------------
@@ -172,7 +194,9 @@ def _messages(node: Node | None) -> Iterator[Message]:
 
 
 def _item(node: Node) -> tuple[Role, list[Part]]:
-    kind = node.text_of("type") or "message"
+    kind = node.text_of("type")
+    if kind is None:
+        kind = "item_reference" if node.value.keys() == {"id"} else "message"
     match kind:
         case "message":
             role = Role(node.need("role").one_of("user", "assistant", "system", "developer"))
@@ -187,16 +211,23 @@ def _item(node: Node) -> tuple[Role, list[Part]]:
             return Role.ASSISTANT, [ToolCall(id_, node.need("name").text(), said, signature, origin, custom)]
         case "function_call_output" | "custom_tool_call_output":
             output = node.get("output")
-            parts = tuple(_content(output)) if output is not None else ()
-            kept = tuple(part for part in parts if isinstance(part, Text | Media))
+            parts = tuple(_output(output)) if output is not None else ()
             call_id = unpack_call_id(node.need("call_id").text())[0]
-            return Role.TOOL, [ToolResult(call_id, kept, custom=kind == "custom_tool_call_output")]
+            return Role.TOOL, [ToolResult(call_id, parts, custom=kind == "custom_tool_call_output")]
         case "item_reference":
             raise InvalidParameter(
                 f"{node.path!r} refers to an item that a provider has stored, and this model's does not speak this "
                 "format. Send the item itself.",
                 param=node.path,
             )
+        case "compaction":
+            raise InvalidParameter(
+                f"{node.path!r} holds a conversation that a provider has encrypted, and this model's is another. "
+                "Send the conversation itself.",
+                param=node.path,
+            )
+        case "image_generation_call" if made := node.text_of("result"):
+            return Role.ASSISTANT, [Media(MediaKind.IMAGE, mime=IMAGE_TYPE, data=made)]
     return Role.ASSISTANT, [Opaque(ORIGIN, kind, node.raw())]
 
 
@@ -205,6 +236,8 @@ def _thought(node: Node) -> Reasoning:
     text = thought_text(node.value)
     encrypted = node.text_of("encrypted_content")
     if not encrypted:
+        return Reasoning(text)
+    if encrypted == UNSIGNED:
         return Reasoning(text)
     packed = unpack(encrypted)
     if packed is None:
@@ -234,6 +267,18 @@ def _content(node: Node) -> Iterator[Part]:
         yield from _part(item.object())
 
 
+def _output(node: Node) -> Iterator[Text | Media]:
+    """What a tool answered."""
+    if isinstance(node.value, str):
+        yield from (Text(node.value),) if node.value else ()
+        return
+    for item in node.items():
+        for part in _part(item.object()):
+            if not isinstance(part, Text | Media):
+                raise item.need("type").wrong("one of 'input_text', 'input_image', 'input_file'")
+            yield part
+
+
 def _part(node: Node) -> Iterator[Part]:
     kind = node.need("type").text()
     match kind:
@@ -256,6 +301,7 @@ def _part(node: Node) -> Iterator[Part]:
 
 def _image(node: Node) -> Media:
     detail = node.text_of("detail")
+    detail = None if detail == "auto" else detail  # The default of every wire.
     file_id = node.text_of("file_id")
     if file_id is not None:
         return Media(MediaKind.IMAGE, file_id=file_id, detail=detail)

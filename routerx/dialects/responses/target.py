@@ -1,13 +1,15 @@
 """Requests of Responses: the canonical request as a provider gets it. Nothing is to be stored there, so thoughts are
 asked for in their encrypted form, to be sent back with the next request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from routerx.dialects.base import Aim, Encoded
 from routerx.dialects.effort import effort_of
 from routerx.dialects.media import AUDIO_TYPES, data_url
+from routerx.dialects.openai_chat.ids import call_id
 from routerx.dialects.responses.request import ORIGIN
+from routerx.dialects.rounds import open_round
 from routerx.domain.chat import (
     ChatRequest,
     CustomTool,
@@ -25,6 +27,7 @@ from routerx.domain.chat import (
     Text,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
 )
 from routerx.domain.model import Capability
@@ -32,7 +35,15 @@ from routerx.jsonx import Raw
 
 _AUDIO_NAMES = {mime: name for name, mime in AUDIO_TYPES.items()}
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
-_NATIVE = frozenset({"max_tool_calls", "safety_identifier", "prompt_cache_retention", "context_management"})
+_NATIVE = frozenset(
+    {
+        "max_tool_calls",
+        "moderation",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+    }
+)
 """Top-level parameters of this wire that the canonical request does not have."""
 
 
@@ -41,21 +52,18 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     dropped: set[str] = set()
     messages = list(request.messages)
     fields: dict[str, Any] = {"model": aim.model, "store": False}
-    if messages and messages[0].role is Role.SYSTEM and all(isinstance(part, Text) for part in messages[0].parts):
-        first = messages.pop(0)
-        fields["instructions"] = "\n\n".join(part.text for part in first.parts if isinstance(part, Text))
-    fields["input"] = [item for message in messages for item in _items(message, dropped)]
+    # A conversation of instructions only has them as its input, which may not be empty.
+    if len(messages) > 1 and messages[0].role is Role.SYSTEM and messages[0].name is None:
+        texts = [part.text for part in messages[0].parts if isinstance(part, Text)]
+        if texts and len(texts) == len(messages[0].parts):
+            fields["instructions"] = "\n\n".join(texts)
+            messages.pop(0)
+    fields["input"] = list(_Input(messages, dropped).items())
     if request.stream:
         fields["stream"] = True
     _put_wishes(fields, request, dropped)
     _put_reasoning(fields, request, aim, dropped)
-    tools = [encoded for tool in request.tools if (encoded := _tool(tool, dropped)) is not None]
-    if tools:
-        fields["tools"] = tools
-        if request.tool_choice is not None:
-            fields["tool_choice"] = _tool_choice(request)
-        if request.parallel_tool_calls is not None:
-            fields["parallel_tool_calls"] = request.parallel_tool_calls
+    _put_tools(fields, request, dropped)
     for key, raw in request.extras.items():
         if key in _NATIVE:
             fields[key] = raw
@@ -72,7 +80,6 @@ def _put_wishes(fields: dict[str, Any], request: ChatRequest, dropped: set[str])
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_output_tokens": request.output_tokens_max,
-        "top_logprobs": request.top_logprobs,
         "user": request.user,
         "service_tier": request.service_tier,
         "prompt_cache_key": request.prompt_cache_key,
@@ -88,7 +95,7 @@ def _put_wishes(fields: dict[str, Any], request: ChatRequest, dropped: set[str])
         "repetition_penalty": sampling.repetition_penalty not in (None, 1),
         "stop": bool(sampling.stop),
         "n": request.choices != 1,
-        "logprobs": request.logprobs,
+        "logprobs": request.logprobs,  # Not asked for: the canonical answer has no place for them.
     }
     dropped.update(name for name, is_lost in missing.items() if is_lost)
 
@@ -121,7 +128,7 @@ def _put_reasoning(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropp
             dropped.add("reasoning_effort")
         return
     reasoning: dict[str, Any] = {} if effort is None else {"effort": effort}
-    if wish.visible:
+    if wish.visible is not False and effort != "none":
         reasoning["summary"] = "auto"
     if reasoning:
         fields["reasoning"] = reasoning
@@ -144,6 +151,20 @@ def tool_object(tool: FunctionTool | CustomTool) -> dict[str, Any]:
     return encoded
 
 
+def _put_tools(fields: dict[str, Any], request: ChatRequest, dropped: set[str]) -> None:
+    tools = [encoded for tool in request.tools if (encoded := _tool(tool, dropped)) is not None]
+    choice = request.tool_choice
+    if not tools:
+        if choice is not None and choice.mode in ("required", "tool"):
+            dropped.add("tool_choice")
+        return
+    fields["tools"] = tools
+    if choice is not None:
+        fields["tool_choice"] = tool_choice(choice, request.tools)
+    if request.parallel_tool_calls is not None:
+        fields["parallel_tool_calls"] = request.parallel_tool_calls
+
+
 def _tool(tool: Tool, dropped: set[str]) -> Any:
     if not isinstance(tool, Opaque):
         return tool_object(tool)
@@ -153,79 +174,118 @@ def _tool(tool: Tool, dropped: set[str]) -> Any:
     return None
 
 
-def _tool_choice(request: ChatRequest) -> Any:
-    choice = request.tool_choice
-    assert choice is not None
+def tool_choice(choice: ToolChoice, tools: Sequence[Tool]) -> Any:
+    """A choice as this wire has it, in requests and in the echo of them."""
     if choice.mode != "tool":
         return choice.mode
-    custom = any(isinstance(tool, CustomTool) and tool.name == choice.name for tool in request.tools)
+    custom = any(isinstance(tool, CustomTool) and tool.name == choice.name for tool in tools)
     return {"type": "custom" if custom else "function", "name": choice.name}
 
 
 # --- items -------------------------------------------------------------------------------------------------------
 
 
-def _items(message: Message, dropped: set[str]) -> Iterator[Any]:
-    """The items of one message: runs of what is said, and each call, result and thought by itself."""
-    said: list[Any] = []
-    for part in message.parts:
-        if isinstance(part, Text | Refusal | Media):
-            encoded = _part(part, message.role, dropped)
-            said += [encoded] if encoded is not None else []
-            continue
-        if said:
-            yield {"type": "message", "role": _role(message), "content": said}
-            said = []
-        yield from _item(part, dropped)
-    if said:
-        yield {"type": "message", "role": _role(message), "content": said}
+class _Input:
+    """The items of a conversation: runs of what is said, and each call, result and thought by itself.
 
+    Pictures of the model's own making can only be shown by a user: they follow in a message of their own, behind the
+    results of the round.
+    """
 
-def _role(message: Message) -> str:
-    return "user" if message.role is Role.TOOL else message.role.value
+    def __init__(self, messages: Sequence[Message], dropped: set[str]) -> None:
+        self._messages = messages
+        self._dropped = dropped
+        calls = (part for message in messages for part in message.parts if isinstance(part, ToolCall))
+        self._custom = {call.id for call in calls if call.custom}
+        """Calls of custom tools, by id: not every wire says of a result that it is of one."""
 
-
-def _item(part: Part, dropped: set[str]) -> Iterator[Any]:
-    match part:
-        case ToolCall(custom=True):
-            yield {"type": "custom_tool_call", "call_id": part.id, "name": part.name, "input": part.arguments}
-        case ToolCall():
-            yield {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments}
-        case ToolResult():
-            kind = "custom_tool_call_output" if part.custom else "function_call_output"
-            yield {"type": kind, "call_id": part.call_id, "output": _output(part, dropped)}
-        case Reasoning(origin=origin, signature=signature) if origin == ORIGIN and signature is not None:
-            summary = [{"type": "summary_text", "text": part.text}] if part.text else []
-            item: dict[str, Any] = {"type": "reasoning", "summary": summary, "encrypted_content": signature}
-            yield item if part.id is None else {**item, "id": part.id}
-        case Opaque(origin=origin):
-            if origin == ORIGIN:
-                yield part.value
+    def items(self) -> Iterator[Any]:
+        shown: list[Part] = []
+        for message in self._messages:
+            if message.name is not None:
+                self._dropped.add("messages.name")
+            if message.role is not Role.TOOL:
+                yield from self._message("user", shown)
+                shown = []
+            if message.role is Role.ASSISTANT:
+                shown = [part for part in message.parts if isinstance(part, Media)]
+                yield from self._message("assistant", [part for part in message.parts if not isinstance(part, Media)])
             else:
-                dropped.add(f"messages.{part.type}")
+                yield from self._message("user" if message.role is Role.TOOL else message.role.value, message.parts)
+        yield from self._message("user", shown)
+        for message in open_round(self._messages):
+            for part in message.parts:
+                if isinstance(part, Reasoning) and part.text and not _is_own(part):
+                    self._dropped.add("messages.reasoning")
+
+    def _message(self, role: str, parts: Iterable[Part]) -> Iterator[Any]:
+        said: list[Any] = []
+        for part in parts:
+            if isinstance(part, Text | Refusal | Media):
+                encoded = self._part(part, role)
+                said += [encoded] if encoded is not None else []
+                continue
+            if said:
+                yield {"type": "message", "role": role, "content": said}
+                said = []
+            yield from self._item(part)
+        if said:
+            yield {"type": "message", "role": role, "content": said}
+
+    def _item(self, part: Part) -> Iterator[Any]:
+        match part:
+            case ToolCall():
+                head = {"call_id": call_id(part.id), "name": part.name}
+                if part.custom:
+                    yield {"type": "custom_tool_call", **head, "input": part.arguments}
+                else:
+                    yield {"type": "function_call", **head, "arguments": part.arguments}
+            case ToolResult():
+                custom = part.custom or part.call_id in self._custom
+                kind = "custom_tool_call_output" if custom else "function_call_output"
+                yield {"type": kind, "call_id": call_id(part.call_id), "output": self._output(part)}
+            case Reasoning() if _is_own(part):
+                summary = [{"type": "summary_text", "text": part.text}] if part.text else []
+                item: dict[str, Any] = {"type": "reasoning", "summary": summary, "encrypted_content": part.signature}
+                yield item if part.id is None else {**item, "id": part.id}
+            case Opaque(origin=origin):
+                if origin == ORIGIN:
+                    yield part.value
+                else:
+                    self._dropped.add(f"messages.{part.type}")
+
+    def _output(self, result: ToolResult) -> Any:
+        texts = [part.text for part in result.parts if isinstance(part, Text)]
+        if len(texts) == len(result.parts):
+            text = "\n".join(texts)
+            return f"Error: {text}" if result.is_error else text
+        parts: list[Any] = [{"type": "input_text", "text": "Error:"}] if result.is_error else []
+        for part in result.parts:
+            if isinstance(part, Media) and part.kind not in (MediaKind.IMAGE, MediaKind.FILE):
+                self._dropped.add(f"messages.tool.{part.kind.value}")
+            elif (encoded := self._part(part, "user")) is not None:
+                parts.append(encoded)
+        return parts
+
+    def _part(self, part: Text | Refusal | Media, role: str) -> dict[str, Any] | None:
+        match part:
+            case Text():
+                if role == "assistant":
+                    return {"type": "output_text", "text": part.text, "annotations": []}
+                return {"type": "input_text", "text": part.text}
+            case Refusal():
+                return {"type": "refusal", "refusal": part.text}
+        encoded = _media(part)
+        if encoded is None:
+            self._dropped.add(f"messages.{part.kind.value}")
+        return encoded
 
 
-def _output(result: ToolResult, dropped: set[str]) -> Any:
-    texts = [part.text for part in result.parts if isinstance(part, Text)]
-    if len(texts) == len(result.parts):
-        text = "\n".join(texts)
-        return f"Error: {text}" if result.is_error else text
-    parts = [_part(part, Role.USER, dropped) for part in result.parts]
-    return [part for part in parts if part is not None]
+def _is_own(thought: Reasoning) -> bool:
+    return thought.origin == ORIGIN and thought.signature is not None
 
 
-def _part(part: Text | Refusal | Media, role: Role, dropped: set[str]) -> dict[str, Any] | None:
-    match part:
-        case Text():
-            if role is Role.ASSISTANT:
-                return {"type": "output_text", "text": part.text, "annotations": []}
-            return {"type": "input_text", "text": part.text}
-        case Refusal():
-            return {"type": "refusal", "refusal": part.text}
-    return _media(part, dropped)
-
-
-def _media(media: Media, dropped: set[str]) -> dict[str, Any] | None:
+def _media(media: Media) -> dict[str, Any] | None:
     url = media.url if media.url is not None else data_url(media) if media.data is not None else None
     match media.kind:
         case MediaKind.IMAGE if media.file_id is not None:
@@ -241,5 +301,4 @@ def _media(media: Media, dropped: set[str]) -> dict[str, Any] | None:
         case MediaKind.AUDIO if media.data is not None:
             shape = _AUDIO_NAMES.get(media.mime or "", "wav")
             return {"type": "input_audio", "input_audio": {"data": media.data, "format": shape}}
-    dropped.add(f"messages.{media.kind.value}")
     return None
