@@ -116,7 +116,9 @@ class AttemptLoop:
             attempt = None
             try:
                 if tries == 0 or script is None:
-                    script = await self._translator.script(ctx, candidate)
+                    script = self._translator.passing(ctx, candidate)
+                    if script is None:
+                        script = await self._translator.translated(ctx, candidate)
                 attempt = self._begin(ctx, candidate, script, has_next=has_next)
             except InvalidParameter as error:  # Another may speak the caller's own language.
                 unsayable = unsayable or error

@@ -24,7 +24,7 @@ from routerx.errors import InvalidParameter, TranslationLossy, UnsupportedOperat
 from routerx.gateway.context import RequestContext
 from routerx.providers.prepare import Draft
 from routerx.providers.quirks import asks_usage
-from routerx.providers.spec import Provider
+from routerx.providers.spec import Provider, Wire
 from routerx.providers.wires import wire_of
 
 COERCED = (Operation.CHAT, Operation.COMPLETIONS)
@@ -37,6 +37,10 @@ URLS_MAX = 32
 
 Fetch = Callable[[str, frozenset[MediaKind], EgressPolicy], Awaitable[Fetched]]
 """upstream.egress.Egress.fetch: raises MediaRefused or MediaUnavailable."""
+
+
+LANES_MAX = 1_024
+"""Kept ways to speak: providers × operations × dialects, with room for a reload."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -54,53 +58,73 @@ class Script(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()
 
 
+class _Lane(msgspec.Struct, frozen=True):
+    """How one provider is spoken to for one operation by callers of one dialect; the same for all requests."""
+
+    provider: Provider
+    wire: Wire
+    spoken: Dialect
+    asks_usage: bool
+    """Usage in a stream has to be asked for."""
+
+
 class Translator:
     """Makes scripts. Holds the way out for what callers name by URL."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
+        self._lanes: dict[tuple[str, Operation, str], _Lane] = {}
 
-    async def script(self, ctx: RequestContext, candidate: Candidate) -> Script:
-        """The script of one attempt. Awaits only where a URL has to be fetched.
+    def passing(self, ctx: RequestContext, candidate: Candidate) -> Script | None:
+        """The script of one attempt between two ends of one dialect; None where there are two."""
+        inbound, peek, endpoint = ctx.inbound, ctx.peek, candidate.endpoint
+        assert peek is not None
+        caller = inbound.dialect
+        provider = ctx.snapshot.providers[endpoint.provider]
+        lane = self._lane(provider, peek.operation, caller)
+        if lane.spoken is not caller:
+            return None
+        model = endpoint.upstream_model
+        ask_usage = lane.asks_usage and peek.stream and not peek.wants_usage
+        draft = Draft(
+            operation=peek.operation,
+            wire=lane.wire,
+            path=caller.path(peek.operation, model, stream=peek.stream),
+            stream=peek.stream,
+            fields=caller.request_fields(ctx.fields, model=model, ask_usage=ask_usage),
+            headers=_forwarded(inbound.headers, provider) if inbound.headers else (),
+            strip_usage=ask_usage,
+        )
+        if ctx.form is not None:
+            form = ctx.form
+            draft = msgspec.structs.replace(draft, body=form.with_text("model", model), content_type=form.content_type)
+        return Script(draft, caller, caller, translates=False)
+
+    def _lane(self, provider: Provider, operation: Operation, caller: CallerDialect) -> "_Lane":
+        key = (provider.name, operation, caller.name)
+        lane = self._lanes.get(key)
+        if lane is None or lane.provider is not provider:
+            wire = wire_of(provider, operation, caller.name)
+            asks = operation in COERCED and asks_usage(provider.quirks)
+            lane = _Lane(provider, wire, dialect(wire.dialect), asks)
+            if len(self._lanes) >= LANES_MAX:
+                self._lanes.clear()
+            self._lanes[key] = lane
+        return lane
+
+    async def translated(self, ctx: RequestContext, candidate: Candidate) -> Script:
+        """The script of one attempt between two dialects. Awaits only where a URL has to be fetched.
 
         Raises InvalidParameter for a request that cannot be told to this provider, and MediaRefused or MediaUnavailable
         for a URL that it would have to be given as bytes.
         """
-        inbound, peek = ctx.inbound, ctx.peek
-        assert peek is not None
-        provider = ctx.snapshot.providers[candidate.endpoint.provider]
-        wire = wire_of(provider, peek.operation, inbound.dialect.name)
-        spoken = dialect(wire.dialect)
-        upstream_model = candidate.endpoint.upstream_model
-        path = spoken.path(peek.operation, upstream_model, stream=peek.stream)
-        if spoken is inbound.dialect:
-            ask_usage = (
-                peek.stream and not peek.wants_usage and peek.operation in COERCED and asks_usage(provider.quirks)
-            )
-            draft = Draft(
-                peek.operation,
-                wire,
-                path,
-                peek.stream,
-                inbound.dialect.request_fields(ctx.fields, model=upstream_model, ask_usage=ask_usage),
-                _forwarded(inbound.headers, provider),
-                ask_usage,
-            )
-            if ctx.form is not None:
-                form, model = ctx.form, upstream_model
-                draft = msgspec.structs.replace(
-                    draft, body=form.with_text("model", model), content_type=form.content_type
-                )
-            return Script(draft, spoken, inbound.dialect, translates=False)
-        return await self._translated(
-            ctx, candidate, provider, spoken, Draft(peek.operation, wire, path, peek.stream, {})
-        )
-
-    async def _translated(
-        self, ctx: RequestContext, candidate: Candidate, provider: Provider, spoken: Dialect, draft: Draft
-    ) -> Script:
         inbound, endpoint, peek = ctx.inbound, candidate.endpoint, ctx.peek
         assert peek is not None
+        provider = ctx.snapshot.providers[endpoint.provider]
+        lane = self._lane(provider, peek.operation, inbound.dialect)
+        spoken = lane.spoken
+        path = spoken.path(peek.operation, endpoint.upstream_model, stream=peek.stream)
+        draft = Draft(peek.operation, lane.wire, path, peek.stream, {})
         caller = inbound.dialect
         aim = Aim(
             model=endpoint.upstream_model,

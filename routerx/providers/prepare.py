@@ -25,6 +25,9 @@ from routerx.providers.spec import Auth, Credential, Provider, Wire
 BASES_MAX = 4_096
 """Kept header blocks: credentials × operations × wires of one configuration, with room for a reload."""
 
+URLS_MAX = 64
+"""Kept whole URLs of one base: some wires have the model in the path."""
+
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 ANYTHING = "*/*"
@@ -94,6 +97,8 @@ class _Base(msgspec.Struct, frozen=True):
     credential: Credential
     url: str
     """Up to where a dialect's path begins."""
+    urls: dict[str, str]
+    """Whole ones by path: the transport knows a URL again that is the same object."""
     headers: CIMultiDictProxy[str]
     stream_headers: CIMultiDictProxy[str]
     transforms: tuple[Transform, ...]
@@ -122,7 +127,7 @@ class Preparer:
             endpoint=target.endpoint.key,
             provider=provider.name,
             method="POST",
-            url=base.url + draft.path if provider.api_version is None else _deployment_url(target, draft),
+            url=base.urls.get(draft.path) or _url(base, target, draft),
             headers=_with(headers, draft.headers) if draft.headers else headers,
             body=draft.body if draft.body is not None else jsonx.encode(fields),
             stream=draft.stream,
@@ -140,6 +145,7 @@ class Preparer:
                 provider=provider,
                 credential=credential,
                 url=quirks.base_url(provider.base_url, provider.quirks) + draft.wire.path,
+                urls={},
                 headers=header_block(provider, credential, accept=_ACCEPTS.get(draft.operation, JSON)),
                 stream_headers=header_block(provider, credential, accept=EVENT_STREAM),
                 transforms=quirks.transforms(provider.quirks, draft.operation, draft.wire.dialect),
@@ -148,6 +154,15 @@ class Preparer:
                 self._bases.clear()
             self._bases[key] = base
         return base
+
+
+def _url(base: _Base, target: Target, draft: Draft) -> str:
+    if target.provider.api_version is not None:
+        return _deployment_url(target, draft)
+    if len(base.urls) >= URLS_MAX:
+        base.urls.clear()
+    url = base.urls[draft.path] = base.url + draft.path
+    return url
 
 
 def _deployment_url(target: Target, draft: Draft) -> str:
