@@ -1,14 +1,14 @@
 """The names of what a translation may have to leave out: the vocabulary of X-RouterX-Dropped and its counter.
 
-In OpenAI chat's names, without indices. A caller's unknown top-level key is reported by its own name, and counted as
-`other`, because metrics must not grow by what callers make up.
+In OpenAI chat's names, without indices. A caller's unknown top-level key, and a part or tool that only one vendor
+knows, is reported by its own name, and counted as `other`, because metrics must not grow by what callers make up.
 """
 
-DROPPABLE: frozenset[str] = frozenset(
+from routerx.domain.chat import MediaKind
+
+_WISHES = frozenset(
     {
-        "allowed_tools",
         "frequency_penalty",
-        "logit_bias",
         "logprobs",
         "min_p",
         "n",
@@ -19,11 +19,15 @@ DROPPABLE: frozenset[str] = frozenset(
         "reasoning_effort",
         "repetition_penalty",
         "response_format",
+        "response_format.json_schema.description",
+        "response_format.json_schema.name",
         "seed",
         "service_tier",
         "stop",
         "temperature",
         "tool_choice",
+        "tools.custom",
+        "tools.strict",
         "top_k",
         "top_logprobs",
         "top_p",
@@ -31,3 +35,8 @@ DROPPABLE: frozenset[str] = frozenset(
         "verbosity",
     }
 )
+_MESSAGES = frozenset({"messages.cache_control", "messages.name", "messages.reasoning"})
+_MEDIA = frozenset(f"{where}{kind.value}" for where in ("", "messages.", "messages.tool.") for kind in MediaKind)
+
+DROPPABLE: frozenset[str] = _WISHES | _MESSAGES | _MEDIA
+"""Names that are ours."""

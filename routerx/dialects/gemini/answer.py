@@ -83,7 +83,7 @@ def part(one: Part, dropped: set[str]) -> dict[str, Any] | None:
         case Media(data=data) if data is not None:
             return {"inlineData": {"mimeType": one.mime, "data": data}}
         case Media():
-            dropped.add("media")
+            dropped.add(one.kind.value)
         case Opaque(origin=origin) if origin == ORIGIN:
             value = msgspec.json.decode(one.value)
             return value if isinstance(value, dict) else None
