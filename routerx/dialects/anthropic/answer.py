@@ -102,7 +102,7 @@ def _blocks(part: Part, dropped: set[str]) -> list[Any]:
             block: dict[str, Any] = {"type": "text", "text": part.text}
             if part.citations:
                 block["citations"] = [citation(one) for one in part.citations]
-            return [block]
+            return [block] if part.text or part.citations else []
         case Refusal():
             return [{"type": "text", "text": part.text}] if part.text else []
         case Reasoning():

@@ -28,16 +28,19 @@ def own_history(messages: Raw) -> Raw:
         history = jsonx.decode(data)
     except msgspec.DecodeError:
         return messages
-    kept = []
-    for message in history:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list) and message.get("role") == "assistant":
-            blocks = [_own(block) for block in content if not _is_foreign(block)]
-            if not blocks:
-                continue
-            message = {**message, "content": blocks}
-        kept.append(message)
-    return Raw(jsonx.encode(kept))
+    if not isinstance(history, list):
+        return messages
+    kept = [own for message in history if (own := _own_message(message)) is not None]
+    return Raw(jsonx.encode(kept)) if kept != history else messages
+
+
+def _own_message(message: Any) -> Any:
+    """None where nothing is left of it."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list) or message.get("role") != "assistant":
+        return message
+    blocks = [_own(block) for block in content if not _is_foreign(block)]
+    return {**message, "content": blocks} if blocks or not content else None
 
 
 def _is_foreign(block: Any) -> bool:
