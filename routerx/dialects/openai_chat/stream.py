@@ -258,7 +258,7 @@ class _Choice:
         items = from_details(delta.get("reasoning_details"))
         text = plain_text(delta.get("reasoning_content")) or plain_text(delta.get("reasoning"))
         told = "".join(thought.text for thought in items)
-        if text and "".join(text.split()) != "".join(told.split()):
+        if text and (not told or "".join(text.split()) != "".join(told.split())):
             yield ReasoningDelta(text, self._index)
             items = [structs.replace(thought, text="") for thought in items]
         for thought in items:

@@ -175,7 +175,7 @@ _WORDS = st.sampled_from(
 _ANY = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=4))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(_ANY | st.fixed_dictionaries({"message": st.dictionaries(_WORDS, _ANY)}, optional={"done": st.just(True)}))
 def test_no_answer_of_a_provider_raises(value: Any) -> None:
     body = json.dumps(value).encode()

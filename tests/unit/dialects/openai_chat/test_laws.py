@@ -172,7 +172,7 @@ _FIELDS = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.dictionaries(st.sampled_from(_FIELDS), _ANY | st.lists(_OBJECTS, max_size=3), max_size=5))
 def test_no_body_of_a_caller_raises_anything_but_a_refusal(body: dict[str, Any]) -> None:
     fields = request_object(json.dumps({"model": "m", **body}).encode())
@@ -192,7 +192,7 @@ def test_no_number_is_too_large_to_be_refused(field: str, number: str) -> None:
         encode(OPENAI.target.encode_request(request, AIM).fields)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(_ANY | _OBJECTS | st.fixed_dictionaries({"choices": st.lists(_OBJECTS, max_size=2)}))
 def test_no_frame_of_a_provider_raises(value: Any) -> None:
     decoder = OPENAI.target.decoder("seed")
@@ -204,7 +204,7 @@ def test_no_frame_of_a_provider_raises(value: Any) -> None:
     encoder.end()
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.fixed_dictionaries({"choices": st.lists(_OBJECTS, max_size=2)}, optional={"usage": _ANY, "model": _ANY}))
 def test_no_whole_answer_of_a_provider_raises(value: Any) -> None:
     answer = OPENAI.target.decode_answer(json.dumps(value).encode(), "seed")

@@ -148,6 +148,11 @@ def test_a_whole_thought_that_is_repeated_with_its_signature_is_told_once() -> N
     assert choice.parts == (Reasoning("Hm.", "s", "anthropic"),)
 
 
+def test_blank_pieces_of_a_thought_are_told() -> None:
+    pieces = [chunk({"reasoning_content": piece}) for piece in ("I", " ", "\n", "see.")]
+    assert choice_of(*pieces).parts == (Reasoning("I \nsee."),)
+
+
 def test_only_the_open_thought_is_repeated_with_a_signature() -> None:
     detail = {"type": "reasoning.text", "text": "Hm.", "signature": "s", "format": "anthropic-claude-v1", "index": 0}
     choice = choice_of(
