@@ -95,7 +95,7 @@ VENDORS = re.compile(
     r"(?i)(?<![a-z])(deepseek|mistral|groq|huggingface|cerebras|deepinfra|openrouter|xai|fireworks|azure|bedrock|"
     r"vertex|cohere|perplexity|moonshot|nvidia|sambanova|novita|lmstudio|llamacpp)(?![a-z])"
 )
-"""Names that are never a dialect's. openai, anthropic, gemini and ollama name wire formats as well and are left to the eye."""
+"""Names that are never a dialect's. openai, anthropic, gemini and ollama are wire formats, too, and left to the eye."""
 VENDOR_HOMES = ("routerx/providers/",)
 
 MONEY = re.compile(r"(?i)(nano|pico|usd|cost|price|balance|amount|credit)")

@@ -109,7 +109,7 @@ _ROWS = (
         dialect=OPENAI,
         base_url="https://openrouter.ai/api/v1",
         env_keys=("OPENROUTER_API_KEY",),
-        # Its transcriptions take JSON, not OpenAI's form.
+        # Sources disagree on whether its transcriptions take OpenAI's form, so they are not offered.
         relays=frozenset({Operation.COMPLETIONS, Operation.SPEECH, Operation.RERANK}),
         reasoning_field="reasoning",
         abort_stops_billing=False,  # It depends on whom it routes to, which is known only afterwards.

@@ -24,14 +24,13 @@ PROMPTS_MAX = 2_048
 IMAGES_MAX = 128
 DOCUMENTS_MAX = 100_000
 
-# An image in tokens of output, by `quality`: a square one, and the largest there is (OpenAI's guide to image
-# generation, GPT Image 1). Of models that are priced by the image these tokens cost nothing.
+# An image in tokens of output, by `quality`: a square one, and the largest there is. A working estimate for holds and
+# for answers that report nothing; of models that are priced by the image these tokens cost nothing.
 _IMAGE_TOKENS: Mapping[str, tuple[int, int]] = {"low": (272, 408), "medium": (1_056, 1_584), "high": (4_160, 6_240)}
 _IMAGE_TOKENS_ELSE = (1_056, 6_240)
 
-# Speech in tokens of audio per 10 characters: about 15 characters and 21 tokens a second, as OpenAI's prices per
-# minute and per token come to; three times that when it is spoken slowly. Of models priced by the character these
-# tokens cost nothing.
+# Speech in tokens of audio per 10 characters, estimated at 15 characters and 21 tokens a second; three times that when
+# it is spoken slowly. Of models priced by the character these tokens cost nothing.
 _SPEECH_TOKENS_PER_10_CHARS = 14
 _SPEECH_SLOWEST = 3
 
@@ -43,7 +42,7 @@ _WAV_BYTES_PER_S_MAX = 768_000
 _TEXT_TOKENS_PER_AUDIO_S = 4
 _TEXT_TOKENS_PER_AUDIO_S_MAX = 8
 
-# What a search unit is (Cohere's page on prices): a query against up to 100 documents of up to 500 tokens.
+# What a search unit is taken to be: a query against up to 100 documents of up to 500 tokens.
 _DOCUMENTS_PER_UNIT = 100
 _TOKENS_PER_CHUNK = 500
 
