@@ -65,6 +65,9 @@ class EventTap:
         self._finished_choices: set[int] = set()
         self._seen = False
         self._closed = False
+        self._withheld: list[bytes] = []
+        """Of `terminal`, not yet joined to it: frames may be many and small."""
+        self._withheld_bytes = 0
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -85,12 +88,14 @@ class EventTap:
         else:
             if self._splitter.oversized:
                 self.failure = _oversized("An event of the stream")
+        self._join()
         return b"".join(out)
 
     def tell(self, events: Iterable[Event]) -> bytes:
         """Take a whole answer as events, in place of bytes (FAULTS.md 38). Needs an encoder."""
         out: list[bytes] = []
         self._encode(events, out)
+        self._join()
         return b"".join(out)
 
     def close(self) -> Failure | None:
@@ -129,9 +134,15 @@ class EventTap:
         if not (self.finished or self.done):
             out.append(piece)
             return
-        self.terminal += piece
-        if len(self.terminal) > self._terminal_bytes_max:
+        self._withheld.append(piece)
+        self._withheld_bytes += len(piece)
+        if self._withheld_bytes > self._terminal_bytes_max:
             self.failure = _oversized("What follows the last finish")
+
+    def _join(self) -> None:
+        if self._withheld:
+            self.terminal += b"".join(self._withheld)
+            self._withheld.clear()
 
     def _learn(self, event: Event) -> None:
         self._seen = True
@@ -183,7 +194,8 @@ class EventTap:
                 for event in events:
                     self._learn(event)
         # Too late to flow: whoever is told the rest is told the end with it.
-        self.terminal = b"".join(out) + self.terminal
+        self.terminal += b"".join(out)
+        self._join()
 
     def _complete(self) -> None:
         usage = self.usage
