@@ -1,5 +1,6 @@
 """Streams of Messages as events, both ways; a whole answer is read by the same steps."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -297,15 +298,17 @@ class Encoder:
     while the first is open waits for its turn."""
 
     def __init__(self, asked: Asked) -> None:
-        self.dropped: set[str] = {"n"} if asked.request.choices > 1 else set()
+        self.dropped: set[str] = set()
         self._asked = asked
         self._started = False
         self._index = 0
         self._open: str | None = None
         """What the open block is: `text`, `thinking` (its signature yet to come), `tool` or another."""
         self._call: int | None = None
-        self._waiting: list[Event] = []
-        """Of other tool calls than the open one, and what came behind them."""
+        self._waiting: deque[Event] = deque()
+        """What came while a call was open and is not of it: other calls, texts."""
+        self._held: dict[int, list[Event]] = {}
+        """The pieces of calls that wait, by their index."""
         self._finished: Finished | None = None
         self._usage: Usage | None = None
         self._began = Began()
@@ -325,11 +328,14 @@ class Encoder:
             case Ended() | Failed():
                 return b""
         if event.choice:  # One choice is all this wire has.
+            self.dropped.add("n")
             return b""
         return self._start() + self._in_turn(event)
 
     def end(self) -> bytes:
-        frames = self._start() + self._release(at_end=True) + self._close()
+        frames = self._start() + self._close()
+        while self._waiting:
+            frames += self._release() + self._close()
         end = self._finished if self._finished is not None else Finished(Finish.STOP)
         choice = Choice((), end.finish, end.native, end.stop_sequence)
         usage = usage_object(self._usage if self._usage is not None else Usage())
@@ -342,41 +348,32 @@ class Encoder:
         self._started = True
         message = opening(self._began.id, self._began.model, self._asked)
         usage = self._usage if self._usage is not None else Usage()
-        message["usage"] = usage_object(msgspec.structs.replace(usage, out_text=0, out_reasoning=0))
+        message["usage"] = usage_object(usage) | {"output_tokens": 0}
         return frame("message_start", message=message)
 
     # --- the order of blocks
 
     def _in_turn(self, event: Event) -> bytes:
-        own = isinstance(event, ToolCallDelta | ToolCallEnded) and event.index == self._call
-        if self._call is not None and not own:
-            self._waiting.append(event)
-            return b""
-        frames = self._tell(event)
-        return frames + self._release(at_end=False) if isinstance(event, ToolCallEnded) else frames
-
-    def _release(self, *, at_end: bool) -> bytes:
-        """Tell what has waited, as far as it goes: the next call opens, and its own events follow it."""
-        frames = b""
-        while self._waiting and (self._call is None or at_end or self._has_more()):
-            place = self._next()
-            if place is None:
-                frames += self._close()
-                continue
-            frames += self._tell(self._waiting.pop(place))
-        return frames
-
-    def _has_more(self) -> bool:
-        return self._next() is not None
-
-    def _next(self) -> int | None:
-        """Which of the waiting events may be told now; None where the open call has none."""
+        if isinstance(event, ToolCallDelta | ToolCallEnded):
+            if event.index != self._call:
+                self._held.setdefault(event.index, []).append(event)
+                return b""
+            frames = self._tell(event)
+            return frames + self._release() if self._call is None else frames
         if self._call is None:
-            return 0
-        for place, event in enumerate(self._waiting):
-            if isinstance(event, ToolCallDelta | ToolCallEnded) and event.index == self._call:
-                return place
-        return None
+            return self._tell(event)
+        self._waiting.append(event)
+        return b""
+
+    def _release(self) -> bytes:
+        """Tell what has waited, up to a call that has not ended yet."""
+        frames: list[bytes] = []
+        while self._waiting and self._call is None:
+            event = self._waiting.popleft()
+            frames.append(self._tell(event))
+            if isinstance(event, ToolCallStarted):
+                frames += [self._tell(piece) for piece in self._held.pop(event.index, ())]
+        return b"".join(frames)
 
     # --- blocks
 

@@ -325,7 +325,7 @@ def test_no_stream_makes_the_decoder_raise(values: list[Any]) -> None:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(("content", "stop_reason", "usage", "type", "model")), _JSON | st.lists(_BLOCK)))
 def test_no_answer_makes_reading_raise(value: dict[str, Any]) -> None:
     body = jsonx.encode(value)

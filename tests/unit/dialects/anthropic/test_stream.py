@@ -447,7 +447,7 @@ def test_calls_that_never_end_are_told_all_the_same() -> None:
 def test_what_this_wire_has_not_is_told() -> None:
     picture = MediaMade(Media(MediaKind.IMAGE, url="https://e.org/x"))
     values, dropped = told(picture, OpaqueMade(Opaque("openai", "audio", Raw(b"{}"))), TextDelta("x", choice=1))
-    assert dropped == {"image", "audio"}
+    assert dropped == {"image", "audio", "n"}
     assert not any(value["type"].startswith("content_block") for value in values)
 
 
