@@ -23,9 +23,10 @@ from routerx.dialects.base import (
     StreamTap,
 )
 from routerx.dialects.leniently import decode_or_none
-from routerx.dialects.openai_chat.errors import error_body, error_fields
+from routerx.dialects.openai_chat.errors import error_body
 from routerx.dialects.responses.answer import encode_answer
 from routerx.dialects.responses.encoder import Encoder
+from routerx.dialects.responses.errors import TABLE, error_frames
 from routerx.dialects.responses.passing import own_history, to_stream
 from routerx.dialects.responses.peek import peek
 from routerx.dialects.responses.request import decode_request
@@ -104,7 +105,7 @@ class Responses:
             return classify.foreign(content_type, body)
         if value.get("error") or value.get("status") in FAILURES:
             error = value.get("error") or {"message": f"The response is {value['status']}."}
-            return classify.failure_in_band({"error": error}, otherwise=FailureKind.ERROR_IN_200)
+            return classify.failure_in_band({"error": error}, otherwise=FailureKind.ERROR_IN_200, table=TABLE)
         if not isinstance(value.get("output"), list):
             return classify.foreign(content_type, body)
         if not value["output"] and not value.get("usage"):
@@ -122,17 +123,13 @@ class Responses:
     # --- errors
 
     def classify(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-        return classify.classify(status, headers, body)
+        return classify.classify(status, headers, body, TABLE)
 
     def encode_error(self, error: RouterXError, request_id: str) -> bytes:
         return error_body(error, request_id)
 
     def encode_stream_error(self, error: RouterXError, request_id: str, response_id: str | None) -> bytes:
-        """The event `error` of this wire; the object inside it is what the official clients raise by."""
-        fields = error_fields(error, request_id)
-        said = {key: fields[key] for key in ("code", "message", "param")}
-        body = {**said, "type": "error", "sequence_number": 0, "error": fields}
-        return b"event: error\ndata: " + jsonx.encode(body) + b"\n\n"
+        return error_frames(error, request_id)
 
 
 RESPONSES: Final[CallerDialect] = Responses()

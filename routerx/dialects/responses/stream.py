@@ -10,6 +10,7 @@ from routerx import jsonx
 from routerx.dialects.base import Frame
 from routerx.dialects.classify import failure_in_band
 from routerx.dialects.leniently import decode_or_none
+from routerx.dialects.responses.errors import TABLE
 from routerx.dialects.responses.request import IMAGE_TYPE, ORIGIN, thought_text
 from routerx.dialects.responses.usage import read_usage
 from routerx.dialects.signatures import UNSIGNED
@@ -106,7 +107,7 @@ class Decoder:
 
     def _read(self, kind: str, value: dict[str, Any]) -> Iterator[Event]:
         if kind == "error" or (not kind and value.get("error")):
-            yield Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM))
+            yield Failed(failure_in_band(value, otherwise=FailureKind.ERROR_MIDSTREAM, table=TABLE))
             return
         response = value.get("response")
         if kind in _ENDS:
@@ -260,7 +261,7 @@ class Decoder:
             if usage is not None or anomaly:
                 yield Reported(usage, anomaly)
             error = response.get("error") or {"message": f"The response is {status}."}
-            yield Failed(failure_in_band({"error": error}, otherwise=FailureKind.ERROR_MIDSTREAM))
+            yield Failed(failure_in_band({"error": error}, otherwise=FailureKind.ERROR_MIDSTREAM, table=TABLE))
             return
         for state in self._items.values():
             yield from self._end_call(state)
