@@ -23,17 +23,21 @@ _ENCRYPTED = frozenset({"responses"})
 
 
 def items_of(thought: Reasoning, index: int) -> list[dict[str, Any]]:
-    """The items of a thought that somebody signed, with its whole text; none for any other."""
+    """The items of a thought that somebody signed, with its whole text; none for any other. Their indexes count from
+    `index`: clients run together what they get under one (the official one's `accumulate_delta`)."""
     if thought.origin is None or thought.signature is None:
         return []
-    whose: dict[str, Any] = {"format": FORMATS.get(thought.origin, thought.origin), "index": index}
-    told = {"type": "reasoning.summary", "summary": thought.text, **whose}
+    whose: dict[str, Any] = {"format": FORMATS.get(thought.origin, thought.origin)}
+    items: list[dict[str, Any]] = []
+    if not thought.redacted and thought.origin not in _ENCRYPTED:
+        items.append({"type": "reasoning.text", "text": thought.text, "signature": thought.signature, **whose})
+    else:
+        if thought.text:
+            items.append({"type": "reasoning.summary", "summary": thought.text, **whose})
+        items.append({"type": "reasoning.encrypted", "data": thought.signature, **whose})
     if thought.id is not None:
-        whose["id"] = thought.id
-    if thought.redacted or thought.origin in _ENCRYPTED:
-        sealed = {"type": "reasoning.encrypted", "data": thought.signature, **whose}
-        return [told, sealed] if thought.text else [sealed]
-    return [{"type": "reasoning.text", "text": thought.text, "signature": thought.signature, **whose}]
+        items[-1]["id"] = thought.id
+    return [{**item, "index": place} for place, item in enumerate(items, index)]
 
 
 def details(thoughts: Iterable[Reasoning]) -> list[dict[str, Any]]:
@@ -41,8 +45,9 @@ def details(thoughts: Iterable[Reasoning]) -> list[dict[str, Any]]:
     thoughts = tuple(thoughts)
     if all(thought.signature is None for thought in thoughts):
         return []
-    items = []
-    for place, thought in enumerate(thoughts):
+    items: list[dict[str, Any]] = []
+    for thought in thoughts:
+        place = len(items)
         items += items_of(thought, place) or [{"type": "reasoning.text", "text": thought.text, "index": place}]
     return items
 

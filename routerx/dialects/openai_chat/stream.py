@@ -369,7 +369,7 @@ class Encoder:
         self._thoughts: dict[int, list[str]] = {}
         """Text of the thought that is open, by choice."""
         self._signed: dict[int, int] = {}
-        """How many thoughts were, by choice."""
+        """How many items there were of those that are, by choice."""
         self._called: set[int] = set()
         """Choices that call tools."""
         self._custom: set[tuple[int, int]] = set()
@@ -468,8 +468,8 @@ class Encoder:
         """The whole thought again with its signature: who keeps the last item keeps what has to come back."""
         text = "".join(self._thoughts.pop(event.choice, ()))
         place = self._signed.get(event.choice, 0)
-        self._signed[event.choice] = place + 1
         items = items_of(Reasoning(text, event.signature, event.origin, event.redacted, event.id), place)
+        self._signed[event.choice] = place + len(items)
         return {"reasoning_details": items} if items else None
 
 

@@ -300,6 +300,17 @@ def test_a_signature_comes_with_the_whole_thought_and_nothing_of_another() -> No
     ]
 
 
+def test_what_is_encrypted_has_its_summary_before_it_and_an_index_of_its_own() -> None:
+    found = deltas(ReasoningDelta("Hm."), ReasoningSigned("s", "responses", id="rs_1"), ReasoningSigned("t", "gemini"))
+    assert [one["reasoning_details"] for one in found[1:3]] == [
+        [
+            {"type": "reasoning.summary", "summary": "Hm.", "format": "openai-responses-v1", "index": 0},
+            {"type": "reasoning.encrypted", "data": "s", "format": "openai-responses-v1", "id": "rs_1", "index": 1},
+        ],
+        [{"type": "reasoning.text", "text": "", "signature": "t", "format": "google-gemini-v1", "index": 2}],
+    ]
+
+
 def test_refusals_and_sources_have_their_places() -> None:
     found = deltas(RefusalDelta("No."), Cited(Citation("https://x.example")))
     assert found[0]["refusal"] == "No."
