@@ -131,8 +131,10 @@ def _put_sampling(fields: dict[str, Any], request: ChatRequest, dropped: set[str
 
 def _put_format(fields: dict[str, Any], request: ChatRequest, system: list[Block], dropped: set[str]) -> None:
     match request.response_format:
-        case JsonSchema(schema=schema):
+        case JsonSchema(schema=schema, description=description):
             taken = enforceable(jsonx.decode(bytes(schema)))
+            if description is not None:
+                taken = {"description": description} | taken
             fields["output_config"] = {"format": {"type": "json_schema", "schema": taken}}
         case JsonObject():
             # There is no such switch here; the model can only be asked.

@@ -7,6 +7,7 @@ the end of a prefill, media of the user only, ids of few characters and each use
 
 import base64
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -52,8 +53,8 @@ class Conversation:
     def __init__(self, marks: Marks, dropped: set[str]) -> None:
         self._marks = marks
         self._dropped = dropped
-        self._ids: dict[str, str] = {}
-        """A call's id in the request → its latest on the wire."""
+        self._unanswered: dict[str, deque[str]] = {}
+        """A call's id in the request → the wire's ids of those that have it and no result yet."""
         self._used: set[str] = set()
 
     def of(self, messages: Sequence[Message]) -> tuple[list[Block], list[Block]]:
@@ -80,7 +81,7 @@ class Conversation:
             # A prompt of nothing but instructions: they are all the user says.
             turns, system = _alternating([("user", system)]), []
         elif turns[0]["role"] == "assistant":
-            turns.insert(0, {"role": "user", "content": [_NOTHING_SAID]})
+            turns.insert(0, {"role": "user", "content": [dict(_NOTHING_SAID)]})
         if turns and turns[-1]["role"] == "assistant":
             last = turns[-1]["content"][-1]
             if last["type"] == "text":
@@ -136,17 +137,18 @@ class Conversation:
 
     def _new_id(self, id_: str) -> str:
         """Legacy clients name the calls of every round alike; here an id is used once."""
-        plain = wished = _NOT_IN_ID.sub("_", id_) or "call"
+        plain = wished = _plain(id_)
         number = 1
         while plain in self._used:
             number += 1
             plain = f"{wished}_{number}"
         self._used.add(plain)
-        self._ids[id_] = plain
+        self._unanswered.setdefault(id_, deque()).append(plain)
         return plain
 
     def _result(self, result: ToolResult) -> Block:
-        id_ = self._ids.get(result.call_id, _NOT_IN_ID.sub("_", result.call_id) or "call")
+        waiting = self._unanswered.get(result.call_id)
+        id_ = waiting.popleft() if waiting else _plain(result.call_id)
         block: Block = {"type": "tool_result", "tool_use_id": id_}
         content: list[Block] = []
         for part in result.parts:
@@ -172,6 +174,10 @@ class Conversation:
                 return block | ({"title": media.name} if media.name is not None else {})
         self._dropped.add(f"{where}.{media.kind.value}")
         return None
+
+
+def _plain(id_: str) -> str:
+    return _NOT_IN_ID.sub("_", id_) or "call"
 
 
 def _as_system(block: Block) -> Block:

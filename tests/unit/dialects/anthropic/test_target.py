@@ -205,6 +205,12 @@ def test_an_id_that_is_used_in_every_round_is_told_apart() -> None:
     assert [said[place]["content"][0]["tool_use_id"] for place in (2, 4)] == ["call_add", "call_add_2"]
 
 
+def test_calls_of_one_turn_that_share_an_id_get_their_results_in_order() -> None:
+    said = turns(user("x"), model(ToolCall("", "add"), ToolCall("", "add")), answered("", ""))
+    assert [block["id"] for block in said[1]["content"]] == ["call", "call_2"]
+    assert [block["tool_use_id"] for block in said[2]["content"]] == ["call", "call_2"]
+
+
 def test_a_result_may_hold_pictures_and_failures() -> None:
     failed = ToolResult("t1", (Text("a"), Text(""), PICTURE), is_error=True)
     said = turns(user("x"), model(ToolCall("t1", "add")), Message(Role.TOOL, (failed, ToolResult("t2"))))
@@ -441,6 +447,14 @@ def test_a_schema_for_the_answer_has_a_field_of_its_own() -> None:
     shape = {"type": "object", "properties": {}, "additionalProperties": False}
     assert encoded.fields["output_config"] == {"format": {"type": "json_schema", "schema": shape}}
     assert encoded.dropped == ()
+
+
+def test_what_a_schema_is_for_stands_in_the_schema() -> None:
+    for own, told in ((b'{"type":"string"}', "For you."), (b'{"type":"string","description":"Own."}', "Own.")):
+        shape = JsonSchema(Raw(own), name="answer", description="For you.", strict=True)
+        encoded = encode(user("x"), response_format=shape)
+        assert encoded.fields["output_config"]["format"]["schema"] == {"type": "string", "description": told}
+        assert encoded.dropped == ()
 
 
 def test_any_json_object_can_only_be_asked_for_in_words() -> None:
