@@ -368,8 +368,8 @@ class Encoder:
         self._finished: set[int] = set()
         self._thoughts: dict[int, list[str]] = {}
         """Text of the thought that is open, by choice."""
-        self._signed: dict[int, int] = {}
-        """How many items there were of those that are, by choice."""
+        self._counts: dict[tuple[int, str], int] = {}
+        """How many items of a list were told, by choice and key."""
         self._called: set[int] = set()
         """Choices that call tools."""
         self._custom: set[tuple[int, int]] = set()
@@ -456,10 +456,10 @@ class Encoder:
                     self._custom.add((event.choice, event.index))
                 return {"tool_calls": [_started(event)]}
             case Cited():
-                return {"annotations": [annotation(event.citation)]}
+                return {"annotations": self._listed("annotations", event.choice, [annotation(event.citation)])}
             case MediaMade():
                 made = image(event.media, self.dropped)
-                return None if made is None else {"images": [made]}
+                return None if made is None else {"images": self._listed("images", event.choice, [made])}
             case OpaqueMade():
                 self.dropped.add(event.part.type)
         return None
@@ -467,10 +467,15 @@ class Encoder:
     def _signature(self, event: ReasoningSigned) -> dict[str, Any] | None:
         """The whole thought again with its signature: who keeps the last item keeps what has to come back."""
         text = "".join(self._thoughts.pop(event.choice, ()))
-        place = self._signed.get(event.choice, 0)
-        items = items_of(Reasoning(text, event.signature, event.origin, event.redacted, event.id), place)
-        self._signed[event.choice] = place + len(items)
-        return {"reasoning_details": items} if items else None
+        items = items_of(Reasoning(text, event.signature, event.origin, event.redacted, event.id), 0)
+        return {"reasoning_details": self._listed("reasoning_details", event.choice, items)} if items else None
+
+    def _listed(self, key: str, choice: int, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The items with their places in the whole list: the official client puts lists together by them, and raises
+        without."""
+        begin = self._counts.get((choice, key), 0)
+        self._counts[choice, key] = begin + len(items)
+        return [{**item, "index": place} for place, item in enumerate(items, begin)]
 
 
 def _started(event: ToolCallStarted) -> dict[str, Any]:

@@ -4,12 +4,25 @@ import json
 from typing import Any
 
 import pytest
+from openai.lib.streaming._deltas import accumulate_delta
 
 from routerx.dialects.base import Asked, Frame
 from routerx.dialects.openai_chat import OPENAI
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap
-from routerx.domain.chat import ChatRequest, Choice, Citation, Finish, Opaque, Reasoning, Text, ToolCall
+from routerx.domain.chat import (
+    Answer,
+    ChatRequest,
+    Choice,
+    Citation,
+    Finish,
+    Media,
+    MediaKind,
+    Opaque,
+    Reasoning,
+    Text,
+    ToolCall,
+)
 from routerx.domain.events import (
     Began,
     Cited,
@@ -26,6 +39,7 @@ from routerx.domain.events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    events_of,
     fold,
 )
 from routerx.domain.failure import FailureKind
@@ -315,6 +329,28 @@ def test_refusals_and_sources_have_their_places() -> None:
     found = deltas(RefusalDelta("No."), Cited(Citation("https://x.example")))
     assert found[0]["refusal"] == "No."
     assert found[1]["annotations"][0]["url_citation"]["url"] == "https://x.example"
+
+
+def test_the_official_client_puts_a_stream_together_to_the_whole_message() -> None:
+    picture = Media(MediaKind.IMAGE, mime="image/png", data="AAAA")
+    parts = (
+        Reasoning("Hm.", "s", "responses", id="rs_1"),
+        Reasoning("So.", "t", "anthropic"),
+        Text("Yes", citations=(Citation("https://x.example"), Citation("https://y.example"))),
+        picture,
+        picture,
+        ToolCall("a", "f", '{"x":1}', "u", "gemini"),
+        ToolCall("b", "g"),
+    )
+    answer = Answer((Choice(parts, Finish.TOOL_CALLS),))
+    gathered: dict[Any, Any] = {}
+    for delta in deltas(*events_of(answer)):
+        accumulate_delta(gathered, delta)
+    asked = Asked(request=ChatRequest(messages=()), model="m", request_id="r", created_s=17)
+    whole = json.loads(OPENAI.source.encode_answer(answer, asked)[0])["choices"][0]["message"]
+    for key in ("annotations", "images", "tool_calls"):
+        gathered[key] = [{name: one for name, one in item.items() if name != "index"} for item in gathered[key]]
+    assert gathered == {key: value for key, value in whole.items() if key != "refusal"}
 
 
 def test_a_choice_that_only_ended_is_told_to_have_stopped() -> None:
