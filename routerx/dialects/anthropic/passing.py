@@ -1,6 +1,5 @@
 """A caller and a provider that both speak Messages: what of the bytes that pass has to be looked at after all."""
 
-import re
 from typing import Any
 
 import msgspec
@@ -13,7 +12,8 @@ from routerx.jsonx import Raw
 
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 _any_decoder = msgspec.json.Decoder()
-_OURS = re.compile(rb'"%s|"encrypted_index"\s*:\s*""' % re.escape(MARK.encode()))
+_SIGNS = (b'"' + MARK.encode(), b'"encrypted_index"')
+"""What stands in a history that may have to be rewritten; looked for as bytes, because most have neither."""
 _STOPPING = ("stop_reason", "stop_sequence", "stop_details", "container")
 _THOUGHTS = ("thinking", "redacted_thinking")
 
@@ -22,7 +22,7 @@ def own_history(messages: Raw) -> Raw:
     """The messages without what this gateway wrote into earlier answers when they came from other vendors: thoughts
     that are not signed here, and sources of theirs. The vendor refuses both."""
     data = bytes(messages)
-    if _OURS.search(data) is None:
+    if not any(sign in data for sign in _SIGNS):
         return messages
     try:
         history = jsonx.decode(data)
