@@ -33,7 +33,7 @@ _array = msgspec.json.Decoder(list[Raw] | None).decode
 _object = msgspec.json.Decoder(dict[str, Any] | None).decode
 _string = msgspec.json.Decoder(str | None).decode
 
-_MEDIA = (b'"input_image"', b'"input_file"', b'"input_audio"')
+_MEDIA = (b'"input_image"', b'"input_file"', b'"input_audio"', b'"image_generation_call"')
 _NULL = Raw(b"null")
 
 
@@ -108,8 +108,11 @@ def _input(fields: Mapping[str, Raw], needs: set[Capability]) -> int:
     except msgspec.DecodeError as error:  # A number beyond what a float holds: everything else is checked before.
         raise InvalidParameter(f"'input' cannot be read: {error}.", param="input") from None
     for item in values:
-        content = (item.get("content") or item.get("output")) if isinstance(item, dict) else None
-        for part in content if isinstance(content, list) else ():
+        if not isinstance(item, dict):
+            continue
+        content = item.get("content") or item.get("output")
+        parts = content if isinstance(content, list) else ()
+        for part in (item, *parts):
             part_tokens, part_bytes = _part(part, needs)
             tokens += part_tokens
             media_bytes += part_bytes
@@ -122,6 +125,9 @@ def _part(part: Any, needs: set[Capability]) -> tuple[int, int]:
     if kind == "input_image":
         needs.add(Capability.VISION)
         return TOKENS_PER_IMAGE, _size(part.get("image_url"))
+    if kind == "image_generation_call":
+        needs.add(Capability.VISION)
+        return TOKENS_PER_IMAGE, _size(part.get("result"))
     if kind == "input_audio":
         needs.add(Capability.AUDIO)
         sound = part.get("input_audio")

@@ -68,7 +68,9 @@ def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
     if wish is None and choice is not None:
         body.put_back("tool_choice", choice.value)
     top_logprobs = body.integer("top_logprobs")
-    user = body.text("user")
+    user, thought = body.text("user"), body.take("reasoning")
+    if thought is not None:
+        body.put_back("reasoning", {key: one for key, one in thought.object().value.items() if _is_lost(key, one)})
     return check_tool_choice(
         ChatRequest(
             messages=tuple(messages),
@@ -80,7 +82,7 @@ def decode_request(fields: Mapping[str, Raw]) -> ChatRequest:
             sampling=Sampling(temperature=body.number("temperature"), top_p=body.number("top_p")),
             output_tokens_max=body.integer("max_output_tokens"),
             response_format=_format(text.object().get("format")) if text is not None else None,
-            reasoning=_reasoning(body.take("reasoning")),
+            reasoning=_reasoning(thought),
             logprobs=_LOGPROBS in body.strings("include") or bool(top_logprobs),
             top_logprobs=top_logprobs,
             verbosity=text.text_of("verbosity") if text is not None else None,
@@ -125,6 +127,11 @@ def _reasoning(node: Node | None) -> ReasoningWish | None:
     summary = node.text_of("summary") or node.text_of("generate_summary")
     word = None if effort is None else effort.one_of(*EFFORTS)
     return ReasoningWish(effort=word, visible=True if summary else None)  # type: ignore[arg-type]  # Checked above.
+
+
+def _is_lost(key: str, value: object) -> bool:
+    """Whether a member of `reasoning` is one that only this wire has, and not its default."""
+    return key not in ("effort", "summary", "generate_summary") and value not in (None, "auto", "standard")
 
 
 def _tools(node: Node | None) -> Iterator[Tool]:
@@ -227,7 +234,8 @@ def _item(node: Node) -> tuple[Role, list[Part]]:
                 param=node.path,
             )
         case "image_generation_call" if made := node.text_of("result"):
-            return Role.ASSISTANT, [Media(MediaKind.IMAGE, mime=IMAGE_TYPE, data=made)]
+            data = media.checked_base64(made, f"{node.path}.result")
+            return Role.ASSISTANT, [Media(MediaKind.IMAGE, mime=IMAGE_TYPE, data=data)]
     return Role.ASSISTANT, [Opaque(ORIGIN, kind, node.raw())]
 
 

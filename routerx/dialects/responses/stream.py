@@ -40,7 +40,13 @@ _INCOMPLETE = {"max_output_tokens": Finish.LENGTH, "max_tokens": Finish.LENGTH, 
 _CALLS = ("function_call", "custom_tool_call")
 _TEXT = "response.output_text.delta"
 _CITED = "response.output_text.annotation.added"
-_PARTS = ("response.reasoning_summary_part.added", "response.reasoning_part.added")
+_PARTS = MappingProxyType(
+    {
+        "response.reasoning_summary_part.added": "response.reasoning_summary_text.delta",
+        "response.reasoning_part.added": "response.reasoning_text.delta",
+    }
+)
+"""Events that begin a part of a thought → those by which it grows."""
 _GROWTH = MappingProxyType(
     {
         _TEXT: "message",
@@ -140,9 +146,11 @@ class Decoder:
             item.cited += 1
             yield from _cited(value.get("annotation"))
             return
+        if kind in _PARTS:
+            item.gap = item.gap or (item.told and item.voice == _PARTS[kind])
+            return
         delta = _text(value.get("delta"))
-        if delta is None:
-            item.gap = item.told and kind in _PARTS
+        if delta is None or item.ended:
             return
         if _GROWTH[kind] == "reasoning" and item.voice not in (None, kind):
             return  # A summary beside the thought itself says the same again.

@@ -50,7 +50,9 @@ def test_what_a_model_must_be_able_to_is_known(fields: dict[str, Any], needs: se
 
 def test_a_picture_is_not_counted_as_text() -> None:
     large = peeked(input=said({"type": "input_image", "image_url": "data:image/png;base64," + "A" * 100_000}))
+    made = peeked(input=[{"type": "image_generation_call", "result": "A" * 100_000}])
     assert large.input_tokens_estimate < 5_000
+    assert made.input_tokens_estimate < 5_000
 
 
 def test_all_texts_are_counted() -> None:

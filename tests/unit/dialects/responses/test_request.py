@@ -132,6 +132,10 @@ def test_a_picture_that_the_model_made_comes_back_as_one() -> None:
     assert made[0].parts == (Media(MediaKind.IMAGE, mime="image/png", data="AAAA"),)
 
 
+def test_a_picture_that_is_no_base64_is_refused() -> None:
+    assert refused(input=[{"type": "image_generation_call", "result": "?"}]) == "input[0].result"
+
+
 def test_what_only_this_wire_knows_is_kept_as_it_stands() -> None:
     item = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
     (part,) = items(item)[0].parts
@@ -258,6 +262,11 @@ def test_defaults_and_what_nobody_can_miss_are_no_extras() -> None:
         previous_response_id=None,
     )
     assert request.extras == {}
+
+
+def test_ways_to_think_that_only_this_wire_has_are_extras() -> None:
+    assert read(input="hi", reasoning={"effort": "low", "mode": "standard", "context": "auto"}).extras == {}
+    assert read(input="hi", reasoning={"mode": "pro"}).extras == {"reasoning": Raw(b'{"mode":"pro"}')}
 
 
 def test_what_could_be_missed_is_an_extra() -> None:

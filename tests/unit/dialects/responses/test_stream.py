@@ -85,6 +85,11 @@ def test_a_call_without_any_id_gets_one() -> None:
     assert parts(told("output_item.done", output_index=0, item=call)) == (ToolCall("call_s_0", "f", "{}"),)
 
 
+def test_arguments_that_come_too_late_are_not_told() -> None:
+    late = told("function_call_arguments.delta", output_index=0, delta="{}")
+    assert parts(told("output_item.done", output_index=0, item=CALL), late) == (ToolCall("c1", "f", '{"a":1}'),)
+
+
 def test_text_of_an_item_that_never_began_is_told_once() -> None:
     assert parts(
         told("output_text.delta", output_index=0, delta="Hello"),
@@ -153,6 +158,15 @@ def test_parts_of_a_thought_are_paragraphs() -> None:
         told("output_item.done", output_index=0, item=item),
     )
     assert streamed == parts(done(output=[item])) == (Reasoning("one\n\ntwo"),)
+
+
+def test_an_empty_piece_of_a_thought_changes_nothing() -> None:
+    assert parts(
+        told("reasoning_summary_text.delta", output_index=0, delta="one"),
+        told("reasoning_summary_part.added", output_index=0),
+        told("reasoning_summary_text.delta", output_index=0, delta=""),
+        told("reasoning_summary_text.delta", output_index=0, delta="two"),
+    ) == (Reasoning("one\n\ntwo"),)
 
 
 def test_a_summary_beside_the_thought_itself_is_not_told() -> None:
