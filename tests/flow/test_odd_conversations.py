@@ -74,7 +74,12 @@ ODD = {
     "a PDF in Messages": Odd(MESSAGES, {"max_tokens": 50, **asks(DOCUMENT, TEXT)}, {"ollama": "messages.file"}),
     "a PDF in chat": Odd(CHAT, asks(TEXT, FILE), {"ollama": "messages.file"}),
     "a document of plain text": Odd(MESSAGES, {"max_tokens": 50, **asks(PLAIN, TEXT)}, {}),
-    "a sound": Odd(CHAT, asks(TEXT, AUDIO), dict.fromkeys(("anthropic", "responses", "ollama"), "messages.audio")),
+    "a sound": Odd(
+        CHAT,
+        asks(TEXT, AUDIO),
+        dict.fromkeys(("anthropic", "ollama"), "messages.audio"),
+        NOT_RESPONSES,  # Its client has a type for sounds, and no message that holds one.
+    ),
     "a cached system prompt": Odd(MESSAGES, {"max_tokens": 50, "system": CACHED, "messages": [ASK]}, {}),
     "an answer to go on with": Odd(
         MESSAGES, {"max_tokens": 50, "messages": [ASK, {"role": "assistant", "content": "Sure:"}]}, {}
