@@ -58,7 +58,7 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
         if texts and len(texts) == len(messages[0].parts):
             fields["instructions"] = "\n\n".join(texts)
             messages.pop(0)
-    fields["input"] = list(_Input(messages, dropped).items())
+    fields["input"] = list(_Input(messages, dropped, takes_plain=aim.reasoning_field is not None).items())
     if request.stream:
         fields["stream"] = True
     _put_wishes(fields, request, dropped)
@@ -192,9 +192,11 @@ class _Input:
     results of the round.
     """
 
-    def __init__(self, messages: Sequence[Message], dropped: set[str]) -> None:
+    def __init__(self, messages: Sequence[Message], dropped: set[str], *, takes_plain: bool) -> None:
+        """`takes_plain`: some servers of this wire take thoughts back as they told them, unsigned."""
         self._messages = messages
         self._dropped = dropped
+        self._takes_plain = takes_plain
         calls = (part for message in messages for part in message.parts if isinstance(part, ToolCall))
         self._custom = {call.id for call in calls if call.custom}
         """Calls of custom tools, by id: not every wire says of a result that it is of one."""
@@ -215,7 +217,7 @@ class _Input:
         yield from self._message("user", shown)
         for message in open_round(self._messages):
             for part in message.parts:
-                if isinstance(part, Reasoning) and part.text and not _is_own(part):
+                if isinstance(part, Reasoning) and part.text and not (_is_own(part) or self._takes_plain):
                     self._dropped.add("messages.reasoning")
 
     def _message(self, role: str, parts: Iterable[Part]) -> Iterator[Any]:
@@ -248,6 +250,8 @@ class _Input:
                 summary = [{"type": "summary_text", "text": part.text}] if part.text else []
                 item: dict[str, Any] = {"type": "reasoning", "summary": summary, "encrypted_content": part.signature}
                 yield item if part.id is None else {**item, "id": part.id}
+            case Reasoning(text=text) if text and self._takes_plain:
+                yield {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
             case Opaque(origin=origin):
                 if origin == ORIGIN:
                     yield part.value

@@ -132,6 +132,17 @@ def test_own_thoughts_go_back_and_foreign_ones_are_missed_in_an_open_round_only(
     assert all(item["type"] != "reasoning" for item in sent(*ROUND)["input"])
 
 
+def test_thoughts_go_back_unsigned_to_servers_that_take_them_so() -> None:
+    """As recorded with a compatible server: `content` of reasoning_text, nothing encrypted."""
+    plain = Aim(model="m", capabilities=frozenset(Capability), reasoning_field="reasoning_content")
+    assert written(*ROUND, aim=plain).dropped == ()
+    assert sent(*ROUND, aim=plain)["input"][1] == {
+        "type": "reasoning",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "hm"}],
+    }
+
+
 def test_what_this_wire_has_no_word_for_is_named() -> None:
     dropped = written(
         msgspec.structs.replace(HELLO, name="Ann"),
