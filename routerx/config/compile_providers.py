@@ -9,6 +9,7 @@ import msgspec
 from routerx.config.compilation import Compilation
 from routerx.config.problems import Path
 from routerx.config.schema import ProviderEntry
+from routerx.dialects.base import OPTIONAL
 from routerx.dialects.registry import NAMES as DIALECTS
 from routerx.domain.call import Operation
 from routerx.domain.policy import Timeouts
@@ -119,6 +120,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         relays=_relays(dialect, preset),
         relay_path=preset.relay_path if preset is not None else "",
         forward_headers=manners.forward_headers if manners is not None else frozenset(),
+        takes=preset.takes if preset is not None else OPTIONAL,
         reasoning_field=preset.reasoning_field if preset is not None else None,
         api_version=entry.api_version,
         abort_stops_billing=preset.abort_stops_billing if preset is not None else True,

@@ -101,6 +101,10 @@ class Splitter(Protocol):
 # --- translation -------------------------------------------------------------------------------------------------
 
 
+OPTIONAL = frozenset({"top_k", "min_p", "repetition_penalty", "user", "service_tier", "verbosity", "prompt_cache_key"})
+"""Top-level parameters on which OpenAI-like providers differ."""
+
+
 class Aim(msgspec.Struct, frozen=True, kw_only=True):
     """What an encoder has to know of the endpoint that a request is written for."""
 
@@ -111,6 +115,8 @@ class Aim(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] = frozenset()
     ask_usage: bool = False
     """Usage in a stream has to be asked for."""
+    takes: frozenset[str] = OPTIONAL
+    """OpenAI-like wires: which of OPTIONAL this provider takes; it refuses the others, or does not know them."""
     reasoning_field: str | None = None
     """OpenAI-like wires: the message key under which this provider takes thoughts back; None: it takes none."""
 
@@ -189,7 +195,9 @@ class ChatTarget(Protocol):
     inline_media: frozenset[MediaKind]
     """Kinds of media that must come as bytes: their URLs are fetched before encode_request."""
 
-    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded: ...
+    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
+        """Raises InvalidParameter for a conversation of which nothing is left that this wire can hold."""
+        ...
 
     def decode_answer(self, body: bytes, seed: str) -> Answer:
         """A body that read_reply has accepted. `seed` makes synthetic ids unique in the conversation."""

@@ -162,6 +162,14 @@ def check_tool_choice(request: ChatRequest, param: str = "tool_choice") -> ChatR
     return request
 
 
+def nothing_to_say() -> InvalidParameter:
+    """For a conversation of which nothing is left that a provider's wire can hold, and which it would refuse."""
+    return InvalidParameter(
+        "'messages' holds nothing that the provider of this model can be told: no text, and no media that it takes.",
+        param="messages",
+    )
+
+
 def arguments_object(text: str) -> dict[str, Any]:
     """A tool call's arguments for a wire that wants an object: what is none is wrapped, so that nothing is lost."""
     try:

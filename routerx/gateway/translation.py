@@ -131,6 +131,7 @@ class Translator:
             output_tokens_max=endpoint.output_tokens_max,
             capabilities=endpoint.capabilities,
             ask_usage=draft.stream and asks_usage(provider.quirks),
+            takes=provider.takes,
             reasoning_field=provider.reasoning_field,
         )
         asked = embedding = None

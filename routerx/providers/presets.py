@@ -18,6 +18,9 @@ ANTHROPIC = "anthropic"
 GEMINI = "gemini"
 OLLAMA = "ollama"
 
+_SAMPLING = ("top_k", "min_p", "repetition_penalty")
+_OPENAI_TAKES = frozenset({"user", "service_tier", "verbosity", "prompt_cache_key"})
+"""Of the parameters on which OpenAI-like providers differ; who refuses unknown ones must not be sent others'."""
 _OPENAI_HAS = frozenset(
     {Operation.COMPLETIONS, Operation.IMAGES, Operation.SPEECH, Operation.TRANSCRIPTIONS, Operation.MODERATIONS}
 )
@@ -34,6 +37,7 @@ _ROWS = (
         quirks=frozenset({Quirk.MAX_COMPLETION_TOKENS}),
         also=(Wire(RESPONSES),),
         relays=_OPENAI_HAS,
+        takes=_OPENAI_TAKES,
     ),
     Preset(
         name="anthropic",
@@ -61,6 +65,7 @@ _ROWS = (
         quirks=frozenset({Quirk.MAX_TOKENS}),
         also=(Wire(ANTHROPIC, "/anthropic/v1"),),
         reasoning_field="reasoning_content",
+        takes=frozenset(),
     ),
     Preset(
         name="mistral",
@@ -70,6 +75,7 @@ _ROWS = (
         quirks=frozenset({Quirk.NO_STREAM_OPTIONS, Quirk.MAX_TOKENS, Quirk.RANDOM_SEED, Quirk.SHORT_TOOL_IDS}),
         relays=frozenset({Operation.TRANSCRIPTIONS, Operation.MODERATIONS}),
         abort_stops_billing=False,
+        takes=frozenset(),
     ),
     Preset(
         name="groq",
@@ -78,6 +84,7 @@ _ROWS = (
         env_keys=("GROQ_API_KEY",),
         relays=frozenset({Operation.SPEECH, Operation.TRANSCRIPTIONS}),
         abort_stops_billing=False,
+        takes=frozenset({"user", "service_tier"}),
     ),
     Preset(
         name="cerebras",
@@ -87,6 +94,7 @@ _ROWS = (
         relays=frozenset({Operation.COMPLETIONS}),
         reasoning_field="reasoning",
         abort_stops_billing=False,
+        takes=frozenset({"user"}),
     ),
     Preset(
         name="deepinfra",
@@ -94,6 +102,7 @@ _ROWS = (
         base_url="https://api.deepinfra.com/v1/openai",
         env_keys=("DEEPINFRA_TOKEN",),
         relays=_OPENAI_HAS - {Operation.MODERATIONS},
+        takes=frozenset({"user", *_SAMPLING}),
     ),
     Preset(
         name="huggingface",
@@ -103,6 +112,7 @@ _ROWS = (
         aliases=("hf",),
         quirks=frozenset({Quirk.MAX_TOKENS}),
         abort_stops_billing=False,
+        takes=frozenset(),
     ),
     Preset(
         name="openrouter",
@@ -113,6 +123,7 @@ _ROWS = (
         relays=frozenset({Operation.COMPLETIONS, Operation.SPEECH, Operation.RERANK}),
         reasoning_field="reasoning",
         abort_stops_billing=False,  # It depends on whom it routes to, which is known only afterwards.
+        takes=frozenset({"user", "verbosity", *_SAMPLING}),
     ),
     Preset(
         name="xai",
@@ -121,6 +132,7 @@ _ROWS = (
         env_keys=("XAI_API_KEY",),
         also=(Wire(RESPONSES),),
         relays=frozenset({Operation.IMAGES}),
+        takes=frozenset({"user"}),
     ),
     Preset(
         name="together",
@@ -130,6 +142,7 @@ _ROWS = (
         aliases=("together-ai",),
         relays=_OPENAI_HAS - {Operation.MODERATIONS} | {Operation.RERANK},
         quirks=frozenset({Quirk.MAX_TOKENS}),
+        takes=frozenset(_SAMPLING),
     ),
     Preset(
         name="fireworks",
@@ -138,6 +151,7 @@ _ROWS = (
         env_keys=("FIREWORKS_API_KEY",),
         aliases=("fireworks-ai",),
         relays=frozenset({Operation.COMPLETIONS, Operation.RERANK}),
+        takes=frozenset({"user", "prompt_cache_key", *_SAMPLING}),
     ),
     Preset(
         name="azure-openai",
@@ -148,6 +162,7 @@ _ROWS = (
         quirks=frozenset({Quirk.OPENAI_V1_PATH}),
         also=(Wire(RESPONSES),),
         relays=_OPENAI_HAS - {Operation.MODERATIONS},
+        takes=_OPENAI_TAKES,
     ),
     Preset(
         name="ollama",

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from routerx.dialects.base import OPTIONAL
 from routerx.domain.call import Operation
 from routerx.domain.model import Capability, Kind
 from routerx.domain.policy import Timeouts
@@ -70,6 +71,8 @@ class Provider(msgspec.Struct, frozen=True):
     """Where, below the base URL."""
     forward_headers: frozenset[str] = frozenset()
     """Headers of callers, in lower case, that go on to it where their bytes do."""
+    takes: frozenset[str] = OPTIONAL
+    """Optional parameters of the OpenAI chat wire that it takes (dialects.base.Aim)."""
     reasoning_field: str | None = None
     """The key of a message under which it takes thoughts back, on the OpenAI chat wire."""
     api_version: str | None = None
@@ -104,6 +107,7 @@ class Preset(msgspec.Struct, frozen=True):
     relays: frozenset[Operation] = frozenset()
     relay_path: str = ""
     forward_headers: frozenset[str] = frozenset()
+    takes: frozenset[str] = OPTIONAL
     reasoning_field: str | None = None
     aliases: tuple[str, ...] = ()
     quirks: frozenset[str] = frozenset()

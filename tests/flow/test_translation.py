@@ -286,3 +286,15 @@ async def test_an_unknown_wire_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_frames_written_here_are_whole() -> None:
     assert all(frame.endswith(b"\n\n") for frame in (*EVENTS, sse({"x": 1})))
+
+
+@pytest.mark.parametrize("dialect", ["anthropic", "gemini"])
+@pytest.mark.parametrize("content", ["", [{"type": "file", "file": {"file_id": "file-1"}}]])
+async def test_a_conversation_that_leaves_nothing_to_say_is_refused_here(
+    tmp_path: Path, dialect: str, content: Any
+) -> None:
+    async with running(tmp_path, speaking("http://127.0.0.1:9", dialect)) as gateway:
+        messages = [{"role": "user", "content": content}]
+        reply = await gateway.ask("POST", "/v1/chat/completions", {"model": "solo", "messages": messages})
+
+    assert (reply.status, reply.error["param"]) == (400, "messages")

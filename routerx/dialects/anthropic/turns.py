@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from routerx import jsonx
 from routerx.dialects.anthropic.request import CITATIONS, ORIGIN
-from routerx.dialects.reading import arguments_object
+from routerx.dialects.reading import arguments_object, nothing_to_say
 from routerx.dialects.rounds import open_round
 from routerx.domain.chat import (
     CacheMark,
@@ -58,7 +58,7 @@ class Conversation:
         self._used: set[str] = set()
 
     def of(self, messages: Sequence[Message]) -> tuple[list[Block], list[Block]]:
-        """The system prompt's blocks, and the turns."""
+        """The system prompt's blocks, and the turns, at least one. Raises InvalidParameter where there are none."""
         system: list[Block] = []
         said: list[tuple[str, list[Block]]] = []
         leading = True
@@ -86,6 +86,8 @@ class Conversation:
             last = turns[-1]["content"][-1]
             if last["type"] == "text":
                 last["text"] = last["text"].rstrip()
+        if not turns:
+            raise nothing_to_say()
         self._report_lost_thoughts(messages)
         return system, turns
 

@@ -188,7 +188,7 @@ class _Candidate:
             yield from self._end_partial()
             index = self._calls
             self._calls += 1
-            id_ = _text(call.get("id")) or f"call_{self._seed}_{self._index}_{index}"
+            id_ = _text(call.get("id")) or self._call_id(index)
             origin = ORIGIN if signature is not None else None
             yield ToolCallStarted(index, id_, name, signature, origin, choice=self._index)
             self._partial = PartialArguments()
@@ -202,6 +202,11 @@ class _Candidate:
             yield from self._end_call(jsonx.encode(args if isinstance(args, dict) else {}).decode())
         elif not call.get("willContinue"):
             yield from self._end_partial()
+
+    def _call_id(self, index: int) -> str:
+        """Unique in the conversation, and short: some wires take 40 characters."""
+        choice = f"_{self._index}" if self._index else ""
+        return f"call_{self._seed.removeprefix('req_')}{choice}_{index}"
 
     def _end_partial(self) -> Iterator[Event]:
         if self._partial is not None:

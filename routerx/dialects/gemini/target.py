@@ -10,7 +10,7 @@ from routerx.dialects.base import Aim, Encoded
 from routerx.dialects.effort import budget_of, effort_of
 from routerx.dialects.gemini.signing import ORIGIN
 from routerx.dialects.gemini.version import is_third_generation
-from routerx.dialects.reading import arguments_object
+from routerx.dialects.reading import arguments_object, nothing_to_say
 from routerx.domain.chat import (
     ChatRequest,
     FunctionTool,
@@ -201,7 +201,9 @@ def _conversation(
             contents.append({"role": role, "parts": parts})
     if not contents and system:
         contents.append({"role": "user", "parts": [system.pop()]})  # Somebody has to be answered.
-    elif contents and contents[0]["role"] == "model":
+    if not contents:
+        raise nothing_to_say()
+    if contents[0]["role"] == "model":
         contents.insert(0, {"role": "user", "parts": [{"text": "…"}]})
     return system, contents
 

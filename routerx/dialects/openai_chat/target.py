@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 from typing import Any
 
-from routerx.dialects.base import Aim, Encoded
+from routerx.dialects.base import OPTIONAL, Aim, Encoded
 from routerx.dialects.effort import effort_of
 from routerx.dialects.media import AUDIO_TYPES, data_url
 from routerx.dialects.openai_chat.ids import call_id
@@ -36,6 +36,9 @@ from routerx.jsonx import Raw
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _AUDIO_NAMES = MappingProxyType({mime: name for name, mime in AUDIO_TYPES.items()} | {"audio/mp4": "m4a"})
 
+_HINTS = frozenset({"prompt_cache_key"})
+"""What changes nothing but the bill if it is left out."""
+_NEUTRAL = MappingProxyType({"min_p": 0, "repetition_penalty": 1, "service_tier": "auto", "verbosity": "medium"})
 _NATIVE = frozenset(
     {
         "audio",
@@ -65,7 +68,7 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     if request.output_tokens_max is not None:
         fields["max_tokens"] = request.output_tokens_max
     _put_tools(fields, request, dropped)
-    _put_wishes(fields, request)
+    _put_wishes(fields, request, aim, dropped)
     _put_effort(fields, request, aim, dropped)
     if request.logprobs:
         dropped.add("logprobs")  # The canonical answer has no place for them.
@@ -80,7 +83,7 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     return Encoded(fields, tuple(sorted(dropped)))
 
 
-def _put_wishes(fields: dict[str, Any], request: ChatRequest) -> None:
+def _put_wishes(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped: set[str]) -> None:
     sampling = request.sampling
     wishes: dict[str, Any] = {
         "temperature": sampling.temperature,
@@ -99,7 +102,13 @@ def _put_wishes(fields: dict[str, Any], request: ChatRequest) -> None:
         "prompt_cache_key": request.prompt_cache_key,
         "response_format": _response_format(request),
     }
-    fields.update({key: value for key, value in wishes.items() if value is not None})
+    for key, value in wishes.items():
+        if value is None:
+            continue
+        if key not in OPTIONAL or key in aim.takes:
+            fields[key] = value
+        elif key not in _HINTS and value != _NEUTRAL.get(key):
+            dropped.add(key)
 
 
 def _put_effort(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped: set[str]) -> None:

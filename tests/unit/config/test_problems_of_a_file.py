@@ -117,7 +117,9 @@ MISTAKES = {
     "providers: {a: {base_url: 'ftp://h'}}": "providers.a.base_url: is not an HTTP URL; write it like https://host/v1",
     "providers: {a: {base_url: 'http://u:p@h'}}": "providers.a.base_url: must not hold a user name or a password",
     "providers: {a: {base_url: 'http://h/?a=b'}}": "providers.a.base_url: must not have a query or a fragment",
-    "providers: {a: {base_url: 'http://h', dialect: opnai}}": "providers.a.dialect: must be one of openai, responses, anthropic, gemini, ollama ('opnai')",
+    "providers: {a: {base_url: 'http://h', dialect: opnai}}": (
+        "providers.a.dialect: must be one of openai, responses, anthropic, gemini, ollama ('opnai')"
+    ),
     "providers: {a: {base_url: 'http://h', headers: {Host: a}}}": "providers.a.headers.Host: cannot be set",
     'providers: {a: {base_url: "http://h", headers: {A: "b\\r\\nC: d"}}}': "providers.a.headers.A: is not the value of",
     "providers: {a: {base_url: 'http://h', ca_file: no.pem}}": "providers.a.ca_file: is not a file that can be read",

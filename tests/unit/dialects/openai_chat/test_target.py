@@ -24,6 +24,7 @@ from routerx.domain.chat import (
     ReasoningWish,
     Refusal,
     Role,
+    Sampling,
     Text,
     ToolCall,
     ToolChoice,
@@ -298,3 +299,14 @@ def test_what_another_vendor_signed_in_an_id_is_taken_out_of_what_passes() -> No
 @pytest.mark.parametrize("messages", [["--rx1-"], {"a": "--rx1-"}, [{"tool_calls": ["--rx1-"], "tool_call_id": 3}]])
 def test_odd_messages_pass_as_they_are(messages: Any) -> None:
     assert passed(messages) == messages
+
+
+@pytest.mark.parametrize("takes", [frozenset(), frozenset({"user", "top_k"})])
+def test_what_a_provider_does_not_know_is_not_sent_to_it(takes: frozenset[str]) -> None:
+    sampling = Sampling(top_k=5, min_p=0.1, repetition_penalty=1.0)
+    request = ChatRequest(messages=(), sampling=sampling, user="ann", prompt_cache_key="k", verbosity="low")
+
+    got = OPENAI.target.encode_request(request, Aim(model="m", takes=takes))
+
+    assert {"user", "top_k", "min_p", "verbosity", "prompt_cache_key", "repetition_penalty"} & set(got.fields) == takes
+    assert set(got.dropped) == {"user", "top_k", "min_p", "verbosity"} - takes
