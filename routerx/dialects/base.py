@@ -7,7 +7,7 @@ the caller's ChatSource and the provider's ChatTarget translate by way of the ca
 domain/events.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -174,38 +174,29 @@ class StreamEncoder(Protocol):
         ...
 
 
-class ChatSource(Protocol):
-    """A dialect as callers speak it."""
+class ChatSource(msgspec.Struct, frozen=True):
+    """A dialect as callers speak it: functions, without state."""
 
-    def decode_request(self, fields: Mapping[str, Raw]) -> ChatRequest:
-        """The canonical request of top-level fields that peek() has accepted. Raises InvalidParameter naming the field
-        for what is malformed, and for what would change the meaning if it were left out (a stored conversation)."""
-        ...
-
-    def encode_answer(self, answer: Answer, asked: Asked) -> tuple[bytes, tuple[str, ...]]:
-        """The body, and what this wire cannot say."""
-        ...
-
-    def encoder(self, asked: Asked) -> StreamEncoder: ...
+    decode_request: Callable[[Mapping[str, Raw]], ChatRequest]
+    """The canonical request of top-level fields that peek() has accepted. Raises InvalidParameter naming the field for
+    what is malformed, and for what would change the meaning if it were left out (a stored conversation)."""
+    encode_answer: Callable[[Answer, Asked], tuple[bytes, tuple[str, ...]]]
+    """The body, and what this wire cannot say."""
+    encoder: Callable[[Asked], StreamEncoder]
 
 
-class ChatTarget(Protocol):
-    """A dialect as providers speak it."""
+class ChatTarget(msgspec.Struct, frozen=True):
+    """A dialect as providers speak it: functions, without state."""
 
-    inline_media: frozenset[MediaKind]
+    encode_request: Callable[[ChatRequest, Aim], Encoded]
+    """Raises InvalidParameter for a conversation of which nothing is left that this wire can hold."""
+    decode_answer: Callable[[bytes, str], Answer]
+    """A body that read_reply has accepted, and a seed that makes synthetic ids unique in the conversation."""
+    decoder: Callable[[str], StreamDecoder]
+    """Takes the same seed."""
+    splitter: Callable[[], Splitter]
+    inline_media: frozenset[MediaKind] = frozenset()
     """Kinds of media that must come as bytes: their URLs are fetched before encode_request."""
-
-    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
-        """Raises InvalidParameter for a conversation of which nothing is left that this wire can hold."""
-        ...
-
-    def decode_answer(self, body: bytes, seed: str) -> Answer:
-        """A body that read_reply has accepted. `seed` makes synthetic ids unique in the conversation."""
-        ...
-
-    def decoder(self, seed: str) -> StreamDecoder: ...
-
-    def splitter(self) -> Splitter: ...
 
 
 class EmbeddingSource(Protocol):

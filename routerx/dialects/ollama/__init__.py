@@ -36,29 +36,17 @@ _PATHS = {Operation.CHAT: "/api/chat", Operation.EMBEDDINGS: "/api/embed"}
 _any_decoder = msgspec.json.Decoder()
 
 
-class _Target:
-    """See dialects.base.ChatTarget."""
-
-    inline_media: frozenset[MediaKind] = frozenset({MediaKind.IMAGE})
-
-    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
-        return encode_request(request, aim)
-
-    def decode_answer(self, body: bytes, seed: str) -> Answer:
-        return decode_answer(body, seed)
-
-    def decoder(self, seed: str) -> StreamDecoder:
-        return Decoder(seed)
-
-    def splitter(self) -> Splitter:
-        return LineSplitter()
-
-
 class Ollama:
     """See dialects.base.Dialect. Holds no state."""
 
     name = "ollama"
-    target: ChatTarget = _Target()
+    target = ChatTarget(
+        encode_request,
+        decode_answer,
+        Decoder,
+        LineSplitter,
+        inline_media=frozenset({MediaKind.IMAGE}),
+    )
     embedding_target: EmbeddingTarget | None = embeddings.Embeddings()
 
     # --- request

@@ -43,43 +43,14 @@ from routerx.jsonx import Raw
 _any_decoder = msgspec.json.Decoder()
 
 
-class _Source:
-    """See dialects.base.ChatSource."""
-
-    def decode_request(self, fields: Mapping[str, Raw]) -> ChatRequest:
-        return decode_request(fields)
-
-    def encode_answer(self, answer: Answer, asked: Asked) -> tuple[bytes, tuple[str, ...]]:
-        return encode_answer(answer, asked)
-
-    def encoder(self, asked: Asked) -> StreamEncoder:
-        return Encoder(asked)
-
-
-class _Target:
-    """See dialects.base.ChatTarget."""
-
-    inline_media: frozenset[MediaKind] = frozenset({MediaKind.AUDIO})
-
-    def encode_request(self, request: ChatRequest, aim: Aim) -> Encoded:
-        return encode_request(request, aim)
-
-    def decode_answer(self, body: bytes, seed: str) -> Answer:
-        return decode_answer(body, seed)
-
-    def decoder(self, seed: str) -> StreamDecoder:
-        return Decoder(seed)
-
-    def splitter(self) -> Splitter:
-        return FrameSplitter()
-
-
 class Responses:
     """See dialects.base.CallerDialect. Holds no state."""
 
     name = "responses"
-    source: ChatSource = _Source()
-    target: ChatTarget = _Target()
+    source = ChatSource(decode_request, encode_answer, Encoder)
+    target = ChatTarget(
+        encode_request, decode_answer, Decoder, FrameSplitter, inline_media=frozenset({MediaKind.AUDIO})
+    )
     embedding_source: EmbeddingSource | None = None
     embedding_target: EmbeddingTarget | None = None
 
