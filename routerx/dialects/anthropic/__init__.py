@@ -16,25 +16,18 @@ from routerx.dialects.anthropic.stream import Decoder, Encoder, decode_answer
 from routerx.dialects.anthropic.target import encode_request
 from routerx.dialects.anthropic.usage import UsageReader
 from routerx.dialects.base import (
-    Aim,
-    Asked,
     CallerDialect,
     ChatSource,
     ChatTarget,
     EmbeddingSource,
     EmbeddingTarget,
-    Encoded,
     Reply,
-    Splitter,
-    StreamDecoder,
-    StreamEncoder,
     StreamTap,
 )
 from routerx.dialects.leniently import ABSENT, decode_or_none
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap
 from routerx.domain.call import Operation, Peek
-from routerx.domain.chat import Answer, ChatRequest, MediaKind
 from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.usage import Usage
 from routerx.errors import RouterXError

@@ -12,18 +12,12 @@ import msgspec
 
 from routerx.dialects import classify
 from routerx.dialects.base import (
-    Aim,
-    Asked,
     CallerDialect,
     ChatSource,
     ChatTarget,
     EmbeddingSource,
     EmbeddingTarget,
-    Encoded,
     Reply,
-    Splitter,
-    StreamDecoder,
-    StreamEncoder,
     StreamTap,
 )
 from routerx.dialects.gemini import errors
@@ -37,7 +31,7 @@ from routerx.dialects.gemini.usage import UsageReader
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap, judged
 from routerx.domain.call import Operation, Peek
-from routerx.domain.chat import Answer, ChatRequest, MediaKind
+from routerx.domain.chat import MediaKind
 from routerx.domain.events import Event
 from routerx.domain.failure import Failure, FailureKind
 from routerx.errors import RouterXError

@@ -12,14 +12,10 @@ import msgspec
 from routerx import jsonx
 from routerx.dialects import classify
 from routerx.dialects.base import (
-    Aim,
     ChatTarget,
     Dialect,
     EmbeddingTarget,
-    Encoded,
     Reply,
-    Splitter,
-    StreamDecoder,
 )
 from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.lines import LineSplitter
@@ -29,7 +25,7 @@ from routerx.dialects.ollama.request import encode_request
 from routerx.dialects.ollama.stream import LOADING, Decoder, decode_answer
 from routerx.dialects.ollama.usage import read_usage
 from routerx.domain.call import Operation
-from routerx.domain.chat import Answer, ChatRequest, MediaKind
+from routerx.domain.chat import MediaKind
 from routerx.domain.failure import Failure, FailureKind
 
 _PATHS = {Operation.CHAT: "/api/chat", Operation.EMBEDDINGS: "/api/embed"}

@@ -10,18 +10,12 @@ import msgspec
 
 from routerx.dialects import classify
 from routerx.dialects.base import (
-    Aim,
-    Asked,
     CallerDialect,
     ChatSource,
     ChatTarget,
     EmbeddingSource,
     EmbeddingTarget,
-    Encoded,
     Reply,
-    Splitter,
-    StreamDecoder,
-    StreamEncoder,
     StreamTap,
 )
 from routerx.dialects.leniently import ABSENT, decode_or_none
@@ -39,9 +33,8 @@ from routerx.dialects.openai_chat.tap import OpenAITap, to_stream
 from routerx.dialects.openai_chat.target import encode_request
 from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.dialects.sse import FrameSplitter
-from routerx.domain import chat as canonical
 from routerx.domain.call import Operation, Peek
-from routerx.domain.chat import ChatRequest, MediaKind
+from routerx.domain.chat import MediaKind
 from routerx.domain.failure import Failure, FailureKind
 from routerx.errors import RouterXError
 from routerx.jsonx import Raw

@@ -8,18 +8,12 @@ import msgspec
 from routerx import jsonx
 from routerx.dialects import classify
 from routerx.dialects.base import (
-    Aim,
-    Asked,
     CallerDialect,
     ChatSource,
     ChatTarget,
     EmbeddingSource,
     EmbeddingTarget,
-    Encoded,
     Reply,
-    Splitter,
-    StreamDecoder,
-    StreamEncoder,
     StreamTap,
 )
 from routerx.dialects.leniently import decode_or_none
@@ -35,7 +29,7 @@ from routerx.dialects.responses.target import encode_request
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap, judged
 from routerx.domain.call import Operation, Peek
-from routerx.domain.chat import Answer, ChatRequest, MediaKind
+from routerx.domain.chat import MediaKind
 from routerx.domain.failure import Failure, FailureKind
 from routerx.errors import RouterXError
 from routerx.jsonx import Raw
