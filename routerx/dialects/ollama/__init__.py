@@ -21,8 +21,8 @@ from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.lines import LineSplitter
 from routerx.dialects.ollama import embeddings
 from routerx.dialects.ollama.errors import TABLE
-from routerx.dialects.ollama.request import encode_request
 from routerx.dialects.ollama.stream import LOADING, Decoder, decode_answer
+from routerx.dialects.ollama.target import encode_request
 from routerx.dialects.ollama.usage import read_usage
 from routerx.domain.call import Operation
 from routerx.domain.chat import MediaKind

@@ -6,7 +6,7 @@ import msgspec
 
 from routerx.dialects.base import Aim, Encoded
 from routerx.dialects.leniently import decode_or_none
-from routerx.dialects.ollama.request import put_extras
+from routerx.dialects.ollama.target import put_extras
 from routerx.dialects.ollama.usage import read_usage
 from routerx.domain.embedding import EmbeddingAnswer, EmbeddingRequest
 
