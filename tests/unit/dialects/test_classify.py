@@ -226,6 +226,7 @@ def test_a_stream_ends_with_an_error_chunk_and_the_end_mark(response_id: str | N
     }
 
 
-def test_the_registry_knows_the_dialect_by_its_name() -> None:
-    assert NAMES == ("openai",)
+def test_the_registry_knows_every_dialect_by_its_name() -> None:
+    assert NAMES == ("openai", "responses", "anthropic", "gemini", "ollama")
+    assert [dialect(name).name for name in NAMES] == list(NAMES)
     assert dialect("openai") is OPENAI
