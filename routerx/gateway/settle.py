@@ -201,6 +201,10 @@ class Settler:
                 assert_never(committed)
         if usage is not None:
             if plausible(usage, peek, committed.candidate.endpoint):
+                missing = _unreported(committed, usage, chars)
+                if missing > 0:
+                    grown = msgspec.structs.replace(usage, out_text=usage.out_text + missing)
+                    return self._estimate(ctx, grown, charged=charged)
                 return Consumption(usage, UsageSource.PROVIDER, charged=charged)
             if "anomaly" not in ctx.flags:
                 ctx.flags.append("anomaly")
@@ -224,6 +228,14 @@ class Settler:
         if ctx.terms is not None and ctx.hold is not None and ctx.billing is BillingMode.PAID:
             usage = capped(usage, ctx.terms, ctx.hold.amount_nano)
         return Consumption(usage, UsageSource.ESTIMATED, charged=charged)
+
+
+def _unreported(committed: BufferedCommit | StreamCommit, usage: Usage, chars: int) -> int:
+    """Output tokens that flowed after the last report of a stream that was left before its end: some wires report the
+    prompt first, beside a token or two."""
+    if not isinstance(committed, StreamCommit) or committed.tap.finished or committed.tap.done:
+        return 0
+    return estimated(0, chars).out_text - usage.output_tokens
 
 
 def _attempts(ctx: RequestContext) -> tuple[AttemptRecord, ...]:

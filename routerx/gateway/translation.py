@@ -214,7 +214,8 @@ def stream_tap(script: Script, peek: Peek, request_id: str) -> StreamTap:
     assert script.asked is not None
     target = script.dialect.target
     encoder = script.caller.source.encoder(script.asked)
-    return EventTap(target.decoder(request_id), target.splitter(), encoder, choices=peek.choices)
+    choices = 1 if "n" in script.dropped else peek.choices
+    return EventTap(target.decoder(request_id), target.splitter(), encoder, choices=choices)
 
 
 def tell_as_stream(script: Script, tap: StreamTap, body: bytes, request_id: str) -> bytes:

@@ -3,6 +3,7 @@
 What the translations hold is tested where they are written; here a hand-written answer of each wire is enough.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,35 @@ async def test_a_stream_in_one_wire_is_told_in_another_and_costs_the_same(tmp_pa
     assert reply.stream_error is None
     assert reply.events[-2]["usage"]["prompt_tokens"] == 7
     assert record.cost_nano == 7 * 1_000 + 3 * 2_000
+
+
+async def test_a_caller_who_leaves_midstream_pays_what_was_delivered_whatever_was_reported_before_it(
+    tmp_path: Path,
+) -> None:
+    said = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "x" * 400})
+    began = event("message_start", message=MESSAGE | {"content": [], "usage": {"input_tokens": 7, "output_tokens": 1}})
+    async with ScriptedUpstream() as up, running(tmp_path, speaking(up.url, "anthropic")) as gateway:
+        up.default = Stream(frames=(began, EVENTS[1], said, EVENTS[-1]), gates={3: asyncio.Event()})
+        caller = await gateway.begin(stream=True)
+        await caller.head()
+        await caller.until(b"x" * 400)
+        caller.leave()
+        record = await gateway.settled()
+
+    assert (record.outcome, record.usage_source) == ("client_gone_midstream", "estimated")
+    assert record.cost_nano == 7 * 1_000 + 100 * 2_000
+
+
+async def test_one_choice_of_a_wire_that_has_no_more_is_whole_where_several_were_asked_for(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as up, running(tmp_path, speaking(up.url, "anthropic")) as gateway:
+        up.queue(Stream(frames=EVENTS[:-1]))
+        reply = await gateway.chat(stream=True, n=2)
+        record = await gateway.settled()
+
+    assert reply.text == "Hello"
+    assert reply.stream_error is None
+    assert reply.headers["x-routerx-dropped"] == "n"
+    assert (record.outcome, record.cost_nano) == ("ok", 7 * 1_000 + 3 * 2_000)
 
 
 async def test_a_whole_answer_in_place_of_a_stream_is_told_as_one(tmp_path: Path) -> None:
