@@ -9,7 +9,7 @@ from routerx.config.compile_providers import Sources
 from routerx.config.prices import price_card
 from routerx.config.problems import Path
 from routerx.config.schema import WEIGHT_MAX, EndpointEntry, ModelEntry
-from routerx.domain.model import Capability, Endpoint, Kind, Model, Origin
+from routerx.domain.model import EVERYTHING, Capability, Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
@@ -118,7 +118,6 @@ class _Models:
 
     def _add_mock_models(self) -> None:
         """`mock` and `mock-embedding`, wherever the mock provider is there under a name of its own."""
-        every = frozenset().union(*(model.capabilities for model in self._run.facts.catalogue.values()))
         for provider in self._by_preset.get(self._run.facts.mock, ()):
             for name, kind in ((MOCK_CHAT, Kind.CHAT), (MOCK_EMBEDDING, Kind.EMBEDDING)):
                 if name in self._models or name in self._aliases or name in self._run.config.models:
@@ -128,7 +127,7 @@ class _Models:
                     kind=kind,
                     owner="routerx",
                     endpoints=(),
-                    capabilities=every if kind is Kind.CHAT else frozenset(),
+                    capabilities=EVERYTHING if kind is Kind.CHAT else frozenset(),
                 )
                 offer = CatalogueEndpoint(provider=provider, model=name, price=None)
                 self._add(
@@ -242,7 +241,7 @@ class _Models:
             model=key,
             upstream_model=upstream_model,
             price=card if card is not None or self._sources.live[provider].provider.mock is None else _FREE,
-            capabilities=frozenset(Capability),
+            capabilities=EVERYTHING,
             priority=self._sources.live[provider].priority,
             price_origin=_CONFIGURED if card is not None else None,
         )

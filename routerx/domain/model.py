@@ -30,6 +30,10 @@ class Capability(StrEnum):
     REASONING = "reasoning"
     ADAPTIVE_REASONING = "adaptive_reasoning"
     """Decides by itself how much to think: takes an effort, and no budget of tokens. Not a filter."""
+    FIXED_SAMPLING = "fixed_sampling"
+    """Takes no temperature, top_p or top_k. A restriction, not a filter."""
+    ALWAYS_REASONS = "always_reasons"
+    """Thinking cannot be switched off. A restriction, not a filter."""
     PREFILL = "prefill"
     """Goes on from an assistant message that stands last. Not a filter: see dialects.base.Aim."""
 
@@ -41,6 +45,10 @@ class Origin(msgspec.Struct, frozen=True):
     """A page's address, or `configuration`."""
     as_of: str | None = None
     """ISO date on which it was read."""
+
+
+EVERYTHING: frozenset[Capability] = frozenset(Capability) - {Capability.FIXED_SAMPLING, Capability.ALWAYS_REASONS}
+"""What an endpoint is taken to be able to do of which nobody said anything: all, and without restrictions."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Operation, Peek
-from routerx.domain.model import Capability, Endpoint, Kind, Model
+from routerx.domain.model import EVERYTHING, Capability, Endpoint, Kind, Model
 from routerx.domain.policy import Fence, Policy, Sort
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import FreeSuffix, OnUnpriced, Tenant
@@ -45,7 +45,6 @@ KIND_OF = {
 """What a model has to do for a route to ask for it."""
 
 _FREE = PriceCard(input_pico=0, output_pico=0)
-_EVERYTHING = frozenset(Capability)
 _OPERATIONS = frozenset(Operation)
 _LACKS = "lacks_"
 _NOT_ALLOWED = "not_allowed"
@@ -212,7 +211,7 @@ def _undeclared(path: str, kind: Kind, snapshot: Snapshot) -> Model | None:
         model=path,
         upstream_model=upstream_model,
         price=_FREE if provider.mock is not None else None,
-        capabilities=_EVERYTHING,
+        capabilities=EVERYTHING,
     )
     return Model(name=path, kind=kind, endpoints=(endpoint,), owner=provider_name)
 

@@ -15,7 +15,7 @@ from routerx.domain.call import Operation, Peek
 from routerx.domain.chat import Answer, ChatRequest, Choice, Finish, Reasoning, Text, ToolCall
 from routerx.domain.events import Event, events_of, fold
 from routerx.domain.failure import FailureKind
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING, Capability
 from routerx.domain.usage import Usage
 from routerx.jsonx import request_object
 from tests.support.natives.shapes import complaints
@@ -305,7 +305,7 @@ def test_every_recorded_request_goes_out_again_in_a_form_the_vendor_takes() -> N
             continue
         count += 1
         asked = ANTHROPIC.source.decode_request(request_object(json.dumps(request).encode()))
-        aim = Aim(model="m", output_tokens_max=64_000, capabilities=frozenset(Capability) - {Capability.PREFILL})
+        aim = Aim(model="m", output_tokens_max=64_000, capabilities=EVERYTHING - {Capability.PREFILL})
         encoded = ANTHROPIC.target.encode_request(asked, aim)
         sent = without(json.loads(jsonx.encode(encoded.fields)))
         problems += [f"{name}: {one}" for one in complaints(sent, MessageCreateParamsNonStreaming)]

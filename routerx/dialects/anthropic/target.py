@@ -10,6 +10,7 @@ from routerx.dialects.anthropic.schema import enforceable
 from routerx.dialects.anthropic.thinking import put_thinking
 from routerx.dialects.anthropic.turns import Block, Conversation
 from routerx.dialects.base import Aim, Encoded
+from routerx.dialects.sampling import takeable
 from routerx.domain.chat import (
     CacheMark,
     ChatRequest,
@@ -63,7 +64,7 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
         plain = len(system) == 1 and "cache_control" not in system[0]
         fields["system"] = system[0]["text"] if plain else system
     _put_tools(fields, request, tools, dropped)
-    _put_sampling(fields, request, dropped)
+    _put_sampling(fields, request, aim, dropped)
     if "thinking" not in request.extras:
         put_thinking(fields, request, aim, dropped)
     _put_extras(fields, request, dropped)
@@ -84,8 +85,8 @@ def _put_extras(fields: dict[str, Any], request: ChatRequest, dropped: set[str])
             dropped.add(key)
 
 
-def _put_sampling(fields: dict[str, Any], request: ChatRequest, dropped: set[str]) -> None:
-    sampling = request.sampling
+def _put_sampling(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped: set[str]) -> None:
+    sampling = takeable(request.sampling, aim, dropped)
     temperature, top_p = sampling.temperature, sampling.top_p
     if temperature is not None and top_p is not None:
         # Newer models take one of the two only (Anthropic's notes on migrating to its 4.5 models).

@@ -28,7 +28,9 @@ def put_thinking(fields: dict[str, Any], request: ChatRequest, aim: Aim, dropped
     if wish is None:
         return
     if wish.effort == "none" or wish.budget_tokens == 0:
-        if Capability.REASONING in aim.capabilities:
+        if Capability.ALWAYS_REASONS in aim.capabilities:
+            dropped.add("reasoning_effort")
+        elif Capability.REASONING in aim.capabilities:
             fields["thinking"] = {"type": "disabled"}
         return
     if Capability.REASONING in aim.capabilities and Capability.ADAPTIVE_REASONING in aim.capabilities:

@@ -11,6 +11,7 @@ from routerx.dialects.effort import budget_of, effort_of
 from routerx.dialects.gemini.signing import ORIGIN
 from routerx.dialects.gemini.version import is_third_generation
 from routerx.dialects.reading import arguments_object, nothing_to_say
+from routerx.dialects.sampling import takeable
 from routerx.domain.chat import (
     ChatRequest,
     FunctionTool,
@@ -56,7 +57,7 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     if system:
         fields["systemInstruction"] = {"parts": system}
     _put_tools(fields, request, dropped)
-    generation = _generation(request, dropped)
+    generation = _generation(request, aim, dropped)
     _put_thinking(generation, request, aim, dropped)
     for key, raw in request.extras.items():
         if key == "generationConfig":
@@ -75,8 +76,8 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     return Encoded(fields, tuple(sorted(dropped)))
 
 
-def _generation(request: ChatRequest, dropped: set[str]) -> dict[str, Any]:
-    sampling = request.sampling
+def _generation(request: ChatRequest, aim: Aim, dropped: set[str]) -> dict[str, Any]:
+    sampling = takeable(request.sampling, aim, dropped)
     stops = [text for text in sampling.stop if text]
     if len(stops) > STOPS_MAX:
         dropped.add("stop")

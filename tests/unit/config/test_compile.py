@@ -1,7 +1,7 @@
 """What a valid configuration comes to: providers, models, prices, policies, plans, tenants."""
 
 from routerx.config.snapshot import ServerConfig
-from routerx.domain.model import Capability, Kind, Origin
+from routerx.domain.model import EVERYTHING, Capability, Kind, Origin
 from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy, Sort, Timeouts
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import (
@@ -299,7 +299,7 @@ def test_a_path_that_only_a_price_or_an_alias_names_may_be_asked_for_anything(fo
     snapshot = folder.load(text)
     for model in (snapshot.models["new"], snapshot.endpoints["openai/unknown-too"]):
         assert all(model.does(kind) for kind in Kind)
-        assert model.endpoints[0].capabilities == frozenset(Capability)
+        assert model.endpoints[0].capabilities == EVERYTHING
     assert not snapshot.models["gpt-4o"].does(Kind.EMBEDDING)
 
 

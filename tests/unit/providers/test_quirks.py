@@ -94,6 +94,13 @@ def test_tool_ids_become_short_and_stay_paired(as_raw: bool) -> None:
     assert kept == "abcdefgh1"
 
 
+@pytest.mark.parametrize("calls", [5, 1.5, True, {"a": 1}, [5]])
+def test_tool_calls_that_are_none_are_left_to_the_vendor(calls: object) -> None:
+    messages = json.dumps([{"role": "assistant", "tool_calls": calls}]).encode()
+
+    assert apply({"messages": messages}, Quirk.SHORT_TOOL_IDS) == {"messages": messages}
+
+
 def test_messages_without_tool_calls_keep_their_exact_bytes() -> None:
     fields = {"messages": b'[ {"role":"user", "content":"hi"} ]'}
 

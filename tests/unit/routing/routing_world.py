@@ -7,7 +7,7 @@ from routerx.config.snapshot import ServerConfig, Snapshot
 from routerx.domain.call import Operation, Peek
 from routerx.domain.call import Plan as RoutePlan
 from routerx.domain.failure import Failure, FailureKind
-from routerx.domain.model import Capability, Endpoint, Kind, Model
+from routerx.domain.model import EVERYTHING, Endpoint, Kind, Model
 from routerx.domain.policy import Policy
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import Plan, Principal, Tenant
@@ -15,7 +15,7 @@ from routerx.providers.spec import Auth, Credential, MockSettings, Provider
 from routerx.routing.plan import make_plan
 from routerx.routing.state import RoutingState
 
-ALL = frozenset(Capability)
+ALL = EVERYTHING
 CHEAP = PriceCard(input_pico=1_000, output_pico=2_000)
 DEAR = PriceCard(input_pico=10_000, output_pico=20_000)
 FREE = PriceCard(input_pico=0, output_pico=0)

@@ -16,12 +16,12 @@ from routerx.dialects.tap import EventTap
 from routerx.domain.call import Operation
 from routerx.domain.chat import Answer, ChatRequest, Finish, MediaKind, Message, ToolCall, ToolResult
 from routerx.domain.events import Event, events_of, fold
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.errors import InvalidJson, InvalidParameter
 from routerx.jsonx import encode, request_object
 from tests.support.canonical import Wire, answers, requests, streams
 
-AIM = Aim(model="gemini-2.5-pro", capabilities=frozenset(Capability))
+AIM = Aim(model="gemini-2.5-pro", capabilities=EVERYTHING)
 TENTHS = st.integers(-20, 20).map(lambda tenths: tenths / 10)
 WIRE = Wire(
     origin="gemini",

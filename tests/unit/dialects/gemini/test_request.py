@@ -27,10 +27,10 @@ from routerx.domain.chat import (
 )
 from routerx.domain.embedding import EmbeddingRequest
 from routerx.domain.failure import FailureKind
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.jsonx import Raw
 
-OLD = Aim(model="gemini-2.5-flash", output_tokens_max=65_536, capabilities=frozenset(Capability))
+OLD = Aim(model="gemini-2.5-flash", output_tokens_max=65_536, capabilities=EVERYTHING)
 NEW = msgspec.structs.replace(OLD, model="gemini-3-pro-preview")
 ASK = Message(Role.USER, (Text("What now?"),))
 CALL = ToolCall("call_1", "weather", '{"city":"Oslo"}')

@@ -17,12 +17,12 @@ from routerx.dialects.tap import EventTap
 from routerx.domain.call import Operation
 from routerx.domain.chat import Answer, ChatRequest, Finish, MediaKind
 from routerx.domain.events import Ended, Event, Failed, events_of, fold
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.errors import InvalidJson, InvalidParameter
 from routerx.jsonx import encode, request_object
 from tests.support.canonical import Wire, answers, interleaved, requests, streams
 
-AIM = Aim(model="m", capabilities=frozenset(Capability), reasoning_field="reasoning")
+AIM = Aim(model="m", capabilities=EVERYTHING, reasoning_field="reasoning")
 PENALTIES = st.integers(-20, 20).map(lambda tenths: tenths / 10)
 WIRE = Wire(
     origin="anthropic",

@@ -116,6 +116,13 @@ def test_a_message_that_is_no_object_is_named_by_its_place() -> None:
     assert caught.value.param == "messages[1]"
 
 
+@pytest.mark.parametrize("kind", [5, [], {"a": 1}])
+def test_a_part_whose_type_is_no_text_is_named_by_its_place(kind: Any) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        peek(messages=[{"role": "user", "content": [{"type": kind}]}])
+    assert caught.value.param == "messages[0].content[0]"
+
+
 def test_a_part_that_is_no_object_is_named_by_its_place() -> None:
     with pytest.raises(InvalidParameter) as caught:
         peek(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, 5]}])

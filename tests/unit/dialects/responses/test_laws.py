@@ -32,13 +32,13 @@ from routerx.domain.chat import (
     ToolCall,
 )
 from routerx.domain.events import Ended, Event, Failed, events_of, fold
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.errors import InvalidJson, InvalidParameter
 from routerx.jsonx import encode, request_object
 from tests.support.canonical import Wire, answers, interleaved, requests, streams
 from tests.support.told import misshapen
 
-AIM = Aim(model="m", capabilities=frozenset(Capability))
+AIM = Aim(model="m", capabilities=EVERYTHING)
 FINISHES = {
     Finish.STOP: "completed",
     Finish.LENGTH: "max_output_tokens",

@@ -130,3 +130,11 @@ def test_a_stream_ends_with_an_error_that_the_official_clients_raise_by() -> Non
     assert event == b"event: error"
     assert (value["type"], value["message"], value["error"]["message"]) == ("error", "Slow down.", "Slow down.")
     assert value["error"]["request_id"] == "req_1"
+
+
+def test_half_a_character_in_an_answer_does_not_keep_it_from_being_told() -> None:
+    body = json.dumps(ANSWER | {"id": "\ud800"}).encode()
+
+    frames = RESPONSES.to_stream(body).split(b"\n\n")
+
+    assert json.loads(frames[-2].partition(b"data: ")[2])["response"]["output"] == [MESSAGE]

@@ -248,3 +248,13 @@ def test_a_frame_that_is_no_event_fails() -> None:
 def test_events_that_nobody_knows_and_another_wires_end_mark_are_passed_over() -> None:
     assert heard(told("brand_new", delta="x")) == []
     assert list(RESPONSES.target.decoder("s").feed(Frame(0, b"[DONE]"))) == []
+
+
+@pytest.mark.parametrize("odd", [None, 5, [], {"a": 1}])
+def test_an_item_of_no_type_in_the_last_event_does_no_harm(odd: Any) -> None:
+    end = {"type": "response.completed", "response": {"status": "completed", "output": [{"type": odd}, MESSAGE]}}
+
+    events = RESPONSES.target.decoder("seed").feed(Frame(1, json.dumps(end).encode()))
+
+    assert TextDelta("Hello") in events
+    assert isinstance(events[-1], Ended)

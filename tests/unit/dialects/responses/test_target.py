@@ -25,10 +25,10 @@ from routerx.domain.chat import (
     ToolChoice,
     ToolResult,
 )
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.jsonx import Raw
 
-AIM = Aim(model="m", capabilities=frozenset(Capability))
+AIM = Aim(model="m", capabilities=EVERYTHING)
 HELLO = Message(Role.USER, (Text("hi"),))
 PIXEL = Media(MediaKind.IMAGE, mime="image/png", data="AAAA")
 ROUND = (
@@ -134,7 +134,7 @@ def test_own_thoughts_go_back_and_foreign_ones_are_missed_in_an_open_round_only(
 
 def test_thoughts_go_back_unsigned_to_servers_that_take_them_so() -> None:
     """As recorded with a compatible server: `content` of reasoning_text, nothing encrypted."""
-    plain = Aim(model="m", capabilities=frozenset(Capability), reasoning_field="reasoning_content")
+    plain = Aim(model="m", capabilities=EVERYTHING, reasoning_field="reasoning_content")
     assert written(*ROUND, aim=plain).dropped == ()
     assert sent(*ROUND, aim=plain)["input"][1] == {
         "type": "reasoning",
