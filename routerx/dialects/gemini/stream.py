@@ -81,6 +81,7 @@ class Decoder:
         self._candidates: dict[int, _Candidate] = {}
         self._reports = UsageReader()
         self._searches = 0
+        self._reported: tuple[Usage | None, bool] = None, False
 
     def feed(self, frame: Frame) -> Sequence[Event]:
         data = frame.data
@@ -117,12 +118,12 @@ class Decoder:
         yield from self._report(chunk.get("usageMetadata"))
 
     def _report(self, report: Any) -> Iterator[Event]:
-        before = self._reports.usage, self._reports.anomaly
         self._reports.read(report)
         usage = self._reports.usage
-        if usage is not None and self._searches:
+        if usage is not None and self._searches:  # They may be told of after the last count of tokens.
             usage = msgspec.structs.replace(usage, searches=self._searches)
-        if (self._reports.usage, self._reports.anomaly) != before:
+        if (usage, self._reports.anomaly) != self._reported:
+            self._reported = usage, self._reports.anomaly
             yield Reported(usage, self._reports.anomaly)
 
 
