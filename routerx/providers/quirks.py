@@ -115,7 +115,7 @@ def _short_tool_ids(fields: Fields) -> None:
         calls = message.get("tool_calls")
         for owner, key in [
             (message, "tool_call_id"),
-            *((call, "id") for call in calls or () if isinstance(call, dict)),
+            *((call, "id") for call in (calls if isinstance(calls, list) else ()) if isinstance(call, dict)),
         ]:
             value = owner.get(key)
             if isinstance(value, str) and not _TOOL_ID.fullmatch(value):

@@ -57,7 +57,7 @@ _NOTHING_SPECIAL: frozenset[Capability] = frozenset()
 
 
 class _Part(msgspec.Struct, gc=False):
-    type: Any = None
+    type: str | None = None
 
 
 class _StreamOptions(msgspec.Struct, gc=False):
