@@ -35,3 +35,11 @@ def decode_or_none(decoder: "msgspec.json.Decoder[Any]", data: bytes | msgspec.R
         return None if mended is None else decoder.decode(mended)
     except _DECODE_ERRORS:
         return None
+
+
+def one_line(body: bytes) -> bytes:
+    """The same JSON without the line breaks between its values, which would cut a `data:` line."""
+    try:
+        return msgspec.json.format(body, indent=-1)
+    except msgspec.DecodeError:
+        return msgspec.json.format(mend(body) or body, indent=-1)

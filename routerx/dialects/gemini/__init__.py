@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
-
 from routerx.dialects import classify
 from routerx.dialects.base import (
     CallerDialect,
@@ -28,6 +26,7 @@ from routerx.dialects.gemini.request import decode_request
 from routerx.dialects.gemini.stream import Decoder, Encoder, chunks_of, decode_answer
 from routerx.dialects.gemini.target import encode_request
 from routerx.dialects.gemini.usage import UsageReader
+from routerx.dialects.leniently import one_line
 from routerx.dialects.sse import FrameSplitter
 from routerx.dialects.tap import EventTap, judged
 from routerx.domain.call import Operation, Peek
@@ -94,7 +93,7 @@ class GeminiGenerate:
         return EventTap(Decoder(""), FrameSplitter(), None, choices=peek.choices)
 
     def to_stream(self, body: bytes) -> bytes:
-        return b"data: " + msgspec.json.format(body, indent=-1) + b"\r\n\r\n"
+        return b"data: " + one_line(body) + b"\r\n\r\n"
 
     # --- errors
 

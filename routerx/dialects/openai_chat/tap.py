@@ -8,7 +8,7 @@ import msgspec
 from routerx import jsonx
 from routerx.dialects.base import EVENT_BYTES_MAX, TERMINAL_BYTES_MAX, Frame
 from routerx.dialects.classify import failure_in_band
-from routerx.dialects.leniently import ABSENT, decode_or_none, mend
+from routerx.dialects.leniently import ABSENT, decode_or_none, mend, one_line
 from routerx.dialects.openai_chat.chunks import Chunk, NamedChunk, Output, output_bytes
 from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.dialects.sse import FrameSplitter
@@ -229,7 +229,7 @@ def to_stream(body: bytes) -> bytes:
 
     `body` is an answer that read_reply has accepted. Values keep their exact bytes.
     """
-    answer: _Fields = decode_or_none(_fields_decoder, _one_line(body)) or {}
+    answer: _Fields = decode_or_none(_fields_decoder, one_line(body)) or {}
     choices: list[_Fields] = decode_or_none(_list_decoder, answer.pop("choices", ABSENT)) or []
     usage = answer.pop("usage", ABSENT)
     head = {**answer, "object": _CHUNK}
@@ -249,14 +249,6 @@ def to_stream(body: bytes) -> bytes:
     ending = {**head, "choices": finish} | ({} if usage == ABSENT else {"usage": usage})
     opening_data, ending_data = jsonx.encode({**head, "choices": content}), jsonx.encode(ending)
     return b"data: " + opening_data + b"\n\ndata: " + ending_data + b"\n\n" + DONE_FRAME
-
-
-def _one_line(body: bytes) -> bytes:
-    """The same JSON without the line breaks between its values, which would cut a `data:` line."""
-    try:
-        return msgspec.json.format(body, indent=-1)
-    except msgspec.DecodeError:
-        return msgspec.json.format(mend(body) or body, indent=-1)
 
 
 _STOP = msgspec.Raw(b'"stop"')

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from routerx import jsonx
-from routerx.dialects.leniently import ABSENT, decode_or_none
+from routerx.dialects.leniently import ABSENT, decode_or_none, one_line
 from routerx.dialects.openai_chat.ids import call_id
 from routerx.dialects.signatures import MARK, PACKED, unpack_call_id
 from routerx.jsonx import Raw
@@ -54,7 +54,7 @@ def _own(item: Any) -> Any:
 
 def to_stream(body: bytes) -> bytes:
     """A response that read_reply has accepted as the frames of a stream; nothing of it is lost."""
-    compact = msgspec.json.format(body, indent=-1)  # An event is one line.
+    compact = one_line(body)
     response: dict[str, Raw] = decode_or_none(_fields_decoder, compact) or {}
     opened: dict[str, Any] = {**response, "output": [], "usage": None, "status": "in_progress"}
     events: list[dict[str, Any]] = [

@@ -255,9 +255,10 @@ class Decoder:
             if not isinstance(item, dict):
                 continue
             state = self._items.get(place)
-            if item.get("type") not in told:
+            kind = item.get("type")
+            if not isinstance(kind, str) or kind not in told:
                 yield from self.close(-1 - place, item)
-            elif state is not None and state.kind == item.get("type") and not state.closed:
+            elif state is not None and state.kind == kind and not state.closed:
                 yield from self.close(place, item)
 
     def end(self, response: dict[str, Any]) -> Iterator[Event]:
