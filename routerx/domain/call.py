@@ -26,6 +26,8 @@ class Operation(StrEnum):
     MODERATIONS = "moderations"
     RERANK = "rerank"
 
+    __hash__ = str.__hash__  # Enum's is written in Python, and every request asks tables by its operation.
+
 
 class Metered(msgspec.Struct, frozen=True):
     """What a request for something other than text is going to use, before anybody has counted it."""

@@ -16,8 +16,8 @@ from routerx.gateway.context import Inbound
 from routerx.http.edge import read_body
 from routerx.ledger.base import Ledger
 
-FORWARDABLE = ("anthropic-beta", "anthropic-version")
-"""Headers that a provider may want to see; which one gets which is said in providers/."""
+FORWARDABLE: Mapping[str, tuple[str, ...]] = MappingProxyType({"anthropic": ("anthropic-beta", "anthropic-version")})
+"""Headers of a dialect's callers that a provider may want to see; which one gets which is said in providers/."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 LABEL_CHARS_MAX = 128
@@ -61,9 +61,11 @@ def _label(request: web.BaseRequest, name: str) -> str | None:
     return value[:LABEL_CHARS_MAX].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _forwardable(request: web.BaseRequest) -> Mapping[str, str]:
-    found = {name: request.headers[name] for name in FORWARDABLE if name in request.headers}
-    return found or _NO_HEADERS
+def _forwardable(request: web.BaseRequest, dialect: CallerDialect) -> Mapping[str, str]:
+    names = FORWARDABLE.get(dialect.name)
+    if names is None:
+        return _NO_HEADERS
+    return {name: request.headers[name] for name in names if name in request.headers}
 
 
 class Arrival:
@@ -115,10 +117,10 @@ class Door:
             body=body,
             started_ns=arrival.started_ns,
             started_s=arrival.started_s,
-            content_type=request.headers.get("Content-Type", ""),
+            content_type=request.headers.get("Content-Type", "") if operation is Operation.TRANSCRIPTIONS else "",
             user=_label(request, "X-RouterX-User"),
             app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
-            headers=_forwardable(request),
+            headers=_forwardable(request, dialect),
         )
 
     def reader(self, request: web.BaseRequest) -> tuple[Snapshot, Tenant | None]:
