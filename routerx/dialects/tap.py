@@ -63,6 +63,7 @@ class EventTap:
         self._choices = choices
         self._terminal_bytes_max = terminal_bytes_max
         self._finished_choices: set[int] = set()
+        self._begun: set[int] = set()
         self._seen = False
         self._closed = False
         self._withheld: list[bytes] = []
@@ -148,10 +149,12 @@ class EventTap:
         self._seen = True
         match event:
             case TextDelta() | RefusalDelta() | ReasoningDelta():
+                self._begun.add(event.choice)
                 self._generated(event.text)
             case ToolCallDelta():
                 self._generated(event.arguments)
             case ToolCallStarted():
+                self._begun.add(event.choice)
                 self._generated(event.name)
             case ReasoningSigned() | MediaMade() | OpaqueMade():
                 self.has_content = True
@@ -197,12 +200,17 @@ class EventTap:
         self.terminal += b"".join(out)
         self._join()
 
+    def _is_all_there_is(self) -> bool:
+        """On a wire without an end mark: something has finished, and nothing that began has not. A provider may answer
+        with fewer choices than were asked for, or refuse the prompt for all of them at once."""
+        return not self._decoder.end_mark and bool(self._finished_choices) and self._begun <= self._finished_choices
+
     def _complete(self) -> None:
         usage = self.usage
         self.anomaly = self.anomaly or (usage is not None and usage.output_tokens == 0 and self.output_chars > 0)
         if not self.has_content and (self.done or not self._seen):
             self.failure = Failure(FailureKind.EMPTY, "The provider's stream ended without any content.")
-        elif not (self.done or self.finished):
+        elif not (self.done or self.finished or self._is_all_there_is()):
             self.failure = Failure(FailureKind.TRUNCATED, "The provider's stream ended before the answer was finished.")
         else:
             self.missing_done = not self.done and bool(self._decoder.end_mark)

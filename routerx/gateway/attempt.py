@@ -109,6 +109,7 @@ class AttemptLoop:
         index, tries = 0, 0
         last: Failure | None = None
         unsayable: InvalidParameter | None = None
+        passed_over = False
         script: Script | None = None
         while True:
             candidate = plan.candidates[index]
@@ -120,6 +121,7 @@ class AttemptLoop:
                     if script is None:
                         script = await self._translator.translated(ctx, candidate)
                 attempt = self._begin(ctx, candidate, script, has_next=has_next)
+                passed_over = passed_over or attempt is None
             except InvalidParameter as error:  # Another may speak the caller's own language.
                 unsayable = unsayable or error
             if attempt is None:
@@ -128,7 +130,7 @@ class AttemptLoop:
                     continue
                 if last is not None:
                     raise self._given_up(ctx, last)
-                if unsayable is not None:
+                if unsayable is not None and not passed_over:  # Else somebody may take it later.
                     raise unsayable
                 raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s())
             result = await self._attempt(ctx, attempt)

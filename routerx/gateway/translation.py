@@ -5,6 +5,7 @@ values of the domain, and what the other side cannot take is counted, told in X-
 says so, refused. Nothing here has been sent yet when it fails.
 """
 
+import asyncio
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
@@ -20,7 +21,7 @@ from routerx.domain.egress import EgressPolicy, Fetched
 from routerx.domain.embedding import EmbeddingRequest
 from routerx.domain.events import events_of
 from routerx.domain.policy import Translation
-from routerx.errors import InvalidParameter, TranslationLossy, UnsupportedOperation
+from routerx.errors import InvalidParameter, MediaUnavailable, TranslationLossy, UnsupportedOperation
 from routerx.gateway.context import RequestContext
 from routerx.providers.prepare import Draft
 from routerx.providers.quirks import asks_usage
@@ -39,6 +40,8 @@ Fetch = Callable[[str, frozenset[MediaKind], EgressPolicy], Awaitable[Fetched]]
 """upstream.egress.Egress.fetch: raises MediaRefused or MediaUnavailable."""
 
 
+TOTAL_BYTES_MAX = 40 * 1024 * 1024
+"""And of so many bytes together."""
 LANES_MAX = 1_024
 """Kept ways to speak: providers × operations × dialects, with room for a reload."""
 
@@ -177,9 +180,23 @@ class Translator:
                 " Send their bytes as data: URLs.",
                 param="messages",
             )
-        fetched: dict[str, Fetched] = {}
-        for url, kind in wanted.items():
-            fetched[url] = await self._fetch(url, frozenset({kind}), policy)
+        # At once, so that together they take no longer than one may; and all to their end, so that none is left behind.
+        fetches = (self._fetch(url, frozenset({kind}), policy) for url, kind in wanted.items())
+        got: list[Fetched] = []
+        for one in await asyncio.gather(*fetches, return_exceptions=True):
+            if isinstance(one, BaseException):
+                raise one
+            got.append(one)
+        total_bytes = sum(len(one.data) for one in got)
+        if total_bytes > TOTAL_BYTES_MAX:
+            raise MediaUnavailable(
+                f"The media that the request names by URL have {total_bytes} bytes together; at most {TOTAL_BYTES_MAX} "
+                "are fetched.",
+                param="messages",
+            )
+        # Encoding takes a millisecond a megabyte: not on the loop that everybody waits for.
+        data = await asyncio.to_thread(lambda: [b64encode(one.data).decode() for one in got])
+        fetched = {url: (one.mime, text) for url, one, text in zip(wanted, got, data, strict=True)}
         return msgspec.structs.replace(
             request, messages=tuple(_with_bytes(message, fetched) for message in request.messages)
         )
@@ -244,22 +261,23 @@ def _media(request: ChatRequest) -> Iterator[Media]:
                 yield from (item for item in part.parts if isinstance(item, Media))
 
 
-def _with_bytes(message: Message, fetched: Mapping[str, Fetched]) -> Message:
+def _with_bytes(message: Message, fetched: Mapping[str, tuple[str, str]]) -> Message:
     return msgspec.structs.replace(message, parts=tuple(_inline(part, fetched) for part in message.parts))
 
 
-def _inline(part: Part, fetched: Mapping[str, Fetched]) -> Part:
+def _inline(part: Part, fetched: Mapping[str, tuple[str, str]]) -> Part:
     if isinstance(part, ToolResult):
         inner = tuple(_inline_media(item, fetched) if isinstance(item, Media) else item for item in part.parts)
         return msgspec.structs.replace(part, parts=inner)
     return _inline_media(part, fetched) if isinstance(part, Media) else part
 
 
-def _inline_media(media: Media, fetched: Mapping[str, Fetched]) -> Media:
+def _inline_media(media: Media, fetched: Mapping[str, tuple[str, str]]) -> Media:
     got = fetched.get(media.url) if media.url is not None else None
     if got is None:
         return media
-    return msgspec.structs.replace(media, mime=got.mime, data=b64encode(got.data).decode(), url=None)
+    mime, data = got
+    return msgspec.structs.replace(media, mime=mime, data=data, url=None)
 
 
 def _forwarded(headers: Mapping[str, str], provider: Provider) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ import pytest
 import uvloop
 from google import genai
 
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING, Capability
 from tests.support.gateway import KEY, TENANT, Config, Gateway, config, running, wait_for
 from tests.support.natives import KEY as NATIVE_KEY
 from tests.support.natives import Anthropic, Gemini, Native, Ollama, OpenAIChat, OpenAIResponses
@@ -47,7 +47,7 @@ BASES: Mapping[str, str] = {"openai": "/v1", "responses": "/v1", "anthropic": "/
 PRICE = {"input": 3, "cached_input": "0.5", "cache_write_5m": 5, "cache_write_1h": 13, "output": 7, "reasoning": 11}
 """USD per million tokens: a token in the wrong bucket shows."""
 
-SUPPORTS = [str(one) for one in Capability if one is not Capability.ADAPTIVE_REASONING]
+SUPPORTS = [str(one) for one in EVERYTHING - {Capability.ADAPTIVE_REASONING}]
 """Models with a budget to think by: they insist on getting their signed thoughts back."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from tests.support.gateway import TENANT, Caller, Reply, config, running
 from tests.support.natives import KEY, Anthropic, Gemini, Native
 from tests.support.natives.script import PICTURE, TOOLS
@@ -53,7 +53,7 @@ async def stage(tmp_path: Path, target: str) -> AsyncIterator[Stage]:
             "price": {"input": 1, "output": 1},
             "max_output": OUTPUT_MAX,
         }
-        offer["supports"] = [str(one) for one in Capability]
+        offer["supports"] = [str(one) for one in EVERYTHING]
         value["providers"], value["models"] = {"up": up}, {target: {"endpoints": [offer]}}
         value["policies"]["default"] = {"retry": {"max": 0, "attempts": 1}}
         value["tenants"][TENANT]["opening_balance"] = "$1000"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.domain.record import RequestRecord
 from routerx.providers.presets import find_preset
 from tests.support.gateway import HELLO, TENANT, Caller, Config, Gateway, Reply, config, running
@@ -152,7 +152,7 @@ def staged(up: str, fixtures: Iterable[Fixture], providers: Sequence[str]) -> Co
             "keys": ["${env:UP_KEY}"],
         }
         model = request_of(fixture)["model"]
-        offer = {"provider": name, "model": model, "price": PRICE, "supports": [str(one) for one in Capability]}
+        offer = {"provider": name, "model": model, "price": PRICE, "supports": [str(one) for one in EVERYTHING]}
         kind = "embedding" if fixture["api"] == "openai.embeddings" else "chat"
         value["models"][f"{name}/{model}"] = {"kind": kind, "endpoints": [offer]}
     value["policies"]["default"] = {"retry": {"max": 0, "attempts": 1}}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from routerx.domain.model import Capability
+from routerx.domain.model import EVERYTHING
 from routerx.domain.record import RequestRecord
 from tests.support.gateway import TENANT, Caller, Config, Gateway, Reply, config, running
 from tests.support.oracle import (
@@ -196,7 +196,7 @@ def staged(up: str, models: Mapping[str, str]) -> Config:
     """Each model at a provider of its own name, which speaks the dialect named beside it."""
     value = config(up)
     value["providers"], value["models"] = {}, {}
-    supports = [str(one) for one in Capability]
+    supports = [str(one) for one in EVERYTHING]
     for model, dialect in models.items():
         name = f"wire-{model}"  # No preset's name: it would bring another wire along.
         value["providers"][name] = {"dialect": dialect, "base_url": f"{up}/v1", "keys": ["${env:UP_KEY}"]}

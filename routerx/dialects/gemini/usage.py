@@ -48,7 +48,9 @@ class UsageReader:
                 self._details[key] = _by_modality(report[key])
         own = {key: report[key] for key in _COUNTS if type(report.get(key)) is int}
         if "totalTokenCount" in own and "promptTokenCount" in own and own["totalTokenCount"] == _sum(own):
-            self._counts = {key: value for key, value in own.items() if 0 <= value <= TOKENS_MAX}  # Whole by itself.
+            # Whole by itself; what came from the cache is a part of the prompt that later reports may leave out.
+            cached = {key: self._counts[key] for key in ("cachedContentTokenCount",) if key in self._counts}
+            self._counts = cached | {key: value for key, value in own.items() if 0 <= value <= TOKENS_MAX}
         if "promptTokenCount" in self._counts or "totalTokenCount" in self._counts:
             self.usage = self._buckets()
 
