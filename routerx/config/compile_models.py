@@ -192,7 +192,8 @@ class _Models:
         stated = (card, _CONFIGURED) if card is not None else self._listed(item.provider, offer)
         capabilities, context_tokens, output_tokens_max = _abilities(offer)
         if item.supports is not None:
-            capabilities = frozenset(item.supports)
+            # What a model refuses it refuses whatever a file says it can do.
+            capabilities = frozenset(item.supports) | (capabilities - EVERYTHING)
         key = f"{item.provider}/{upstream_model}"
         price, origin = self._overridden(key, name, stated)
         return Endpoint(

@@ -38,6 +38,7 @@ CATALOGUE = {
         kind=Kind.CHAT,
         owner="anthropic",
         endpoints=(CatalogueEndpoint("anthropic", "claude", CHAT_PRICE),),
+        capabilities=frozenset({Capability.FIXED_SAMPLING}),
     ),
     "embed-small": CatalogueModel(
         name="embed-small",

@@ -157,7 +157,7 @@ def test_with_no_key_at_all_the_mock_answers_for_everything_and_costs_nothing(fo
         "mock/mock",
     ]
     assert snapshot.models["mock-embedding"].kind is Kind.EMBEDDING
-    assert snapshot.models["claude"].endpoints[0].capabilities == frozenset()
+    assert snapshot.models["claude"].endpoints[0].capabilities == {Capability.FIXED_SAMPLING}
     assert Capability.VISION in snapshot.models["mock"].endpoints[0].capabilities
     assert "no provider has a key: the built-in mock answers" in snapshot.notices
 
@@ -371,3 +371,12 @@ def test_a_section_with_nothing_behind_it_counts_as_not_written(folder: Folder):
 def test_a_snapshot_does_not_print_its_secrets(folder: Folder):
     text = TWO_LINES.replace("]}", "], headers: {X: y}}")
     assert "canary" not in repr(folder.load(text))
+
+
+def test_what_a_known_model_refuses_stays_when_a_file_says_what_it_can_do(folder: Folder):
+    text = (
+        "providers: {anthropic: {keys: [k]}}\n"
+        "models: {mine: {endpoints: [{provider: anthropic, model: claude, supports: [tools]}]}}\n"
+    )
+    endpoint = folder.load(text).models["mine"].endpoints[0]
+    assert endpoint.capabilities == {Capability.TOOLS, Capability.FIXED_SAMPLING}
