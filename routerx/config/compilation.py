@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from routerx.config.blocks import OverridesBlock
 from routerx.config.document import Document
 from routerx.config.problems import Path, Problems
 from routerx.config.schema import Config
 from routerx.config.settings import Settings
+from routerx.domain.policy import TimeoutOverrides
 from routerx.providers.presets import MOCK, PRESETS, find_preset
 from routerx.providers.spec import CatalogueModel, Preset
 
@@ -61,3 +63,10 @@ class Compilation(msgspec.Struct, frozen=True):
                 "write ${env:NAME} or ${file:/path} instead, or chmod 600 the file",
                 value=False,
             )
+
+
+def overrides(block: OverridesBlock) -> TimeoutOverrides:
+    """Deadlines of a model or a policy."""
+    return TimeoutOverrides(
+        connect_s=block.connect, first_token_s=block.first_token, idle_s=block.idle, total_s=block.total
+    )

@@ -1,14 +1,15 @@
 """A checked configuration → the immutable Snapshot, or problems. Reads no file, no clock and no environment."""
 
-from routerx.config.compilation import Compilation
+from routerx.config.compilation import Compilation, overrides
 from routerx.config.compile_models import Names, compile_models
 from routerx.config.compile_providers import compile_providers
 from routerx.config.compile_server import compile_server
 from routerx.config.compile_tenants import compile_tenants
 from routerx.config.problems import Path
-from routerx.config.schema import PolicyEntry
+from routerx.config.schema_policies import PolicyEntry
 from routerx.config.snapshot import Snapshot
-from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy
+from routerx.domain.model import EVERYTHING
+from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy, StreamPolicy
 
 DEFAULT_POLICY = "default"
 ATTEMPTS_MAX = 10
@@ -71,18 +72,47 @@ def _policy(run: Compilation, name: str, entry: PolicyEntry, names: Names) -> Po
         ),
         fence=Fence(max_cost_ratio=entry.fence.max_cost_ratio, never_paid=entry.fence.never_paid),
         translation=entry.translation,
+        timeouts=overrides(entry.timeouts),
+        stream=StreamPolicy(
+            commit=entry.stream.commit,
+            probe_s=entry.stream.probe,
+            probe_bytes=entry.stream.probe_size,
+            rescue=entry.stream.rescue,
+        ),
+        by_capability=_by_capability(run, path, entry, names),
+        resend_rejected=entry.resend_rejected,
+        hedge_after_s=entry.hedge,
+        affinity_s=entry.affinity,
     )
+
+
+def _by_capability(
+    run: Compilation, path: Path, entry: PolicyEntry, names: Names
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Models for each capability. A name that nobody serves here is left out with a notice."""
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    valid = ("text", *(capability.value for capability in EVERYTHING))
+    for capability, models in entry.by_capability.items():
+        where: Path = (*path, "by_capability", capability)
+        if capability not in valid:
+            run.problems.add(where, "is not something a request can need", word=capability, valid=sorted(valid))
+        rows.append((capability, _served(run, where, models, names)))
+    return tuple(rows)
 
 
 def _on_failure(run: Compilation, path: Path, entry: PolicyEntry, names: Names) -> tuple[str, ...]:
     """The models to fall back to; each once, under whichever of its names, so that no chain returns to its start."""
+    return _served(run, (*path, "on_failure"), entry.on_failure, names)
+
+
+def _served(run: Compilation, path: Path, wanted: list[str], names: Names) -> tuple[str, ...]:
     chain: list[str] = []
     seen: dict[tuple[str, ...], str] = {}
-    for index, name in enumerate(entry.on_failure):
-        where: Path = (*path, "on_failure", index)
+    for index, name in enumerate(wanted):
+        where: Path = (*path, index)
         provider, slash, rest = name.partition("/")
         model = names.models.get(name) or names.endpoints.get(name)
-        if name in entry.on_failure[:index]:
+        if name in wanted[:index]:
             run.problems.add(where, "names the same model twice; a fallback chain must not return to where it was")
             continue
         if model is None and not (slash and rest and provider in run.declared["providers"]):

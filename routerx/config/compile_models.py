@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from routerx.config.compilation import Compilation
+from routerx.config.compilation import Compilation, overrides
 from routerx.config.compile_providers import Sources
 from routerx.config.prices import price_card
 from routerx.config.problems import Path
@@ -208,6 +208,9 @@ class _Models:
             weight=item.weight,
             priority=item.priority if item.priority is not None else source.priority,
             price_origin=origin,
+            timeouts=overrides(item.timeouts),
+            quantization=item.quantization,
+            distillable=item.distillable,
         )
 
     def _missing_provider(self, provider: str, path: Path, model: str) -> None:
@@ -215,7 +218,7 @@ class _Models:
         declared = self._run.declared["providers"]
         by_environment = self._run.document.data.get("providers") is None
         if provider in declared or (by_environment and self._run.facts.find_preset(provider) is not None):
-            self._run.notice(f"model {model!r} does without provider {provider!r}, which has no key")
+            self._run.notice(f"model {model!r} does without provider {provider!r}, which has no key or is off")
             return
         self._run.problems.add(path, "no provider has this name", word=provider, valid=declared)
 

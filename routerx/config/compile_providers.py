@@ -13,7 +13,7 @@ from routerx.dialects.base import OPTIONAL
 from routerx.dialects.registry import NAMES as DIALECTS
 from routerx.domain.call import Operation
 from routerx.domain.policy import Timeouts
-from routerx.providers.spec import Auth, Credential, MockSettings, Preset, Provider, Wire
+from routerx.providers.spec import Auth, Credential, MockSettings, Preset, Provider, RequestLimit, Wire
 from routerx.secrets import Secret, fingerprint
 
 _HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")  # RFC 9110, token.
@@ -53,6 +53,12 @@ def compile_providers(run: Compilation) -> Sources:
     """Every provider that can be called, with the mock under those that cannot or shall not be."""
     entries = run.config.providers if run.config.providers is not None else {}
     found = {name: source for name, entry in entries.items() if (source := _source(run, name, entry)) is not None}
+    off = frozenset(name for name, entry in entries.items() if not entry.enabled)
+    if off:
+        run.notice(f"providers that are off: {', '.join(sorted(off))}")
+        found = {name: source for name, source in found.items() if name not in off}
+        if not found:  # Nobody asked for the mock.
+            return Sources(live={}, idle=off)
     mode = run.settings.effective_mode if run.settings.effective_mode is not None else run.config.server.mode
     if mode == "mock":
         run.notice("mode is mock: the built-in mock answers for every provider")
@@ -62,7 +68,7 @@ def compile_providers(run: Compilation) -> Sources:
             if not source.usable:
                 run.notice(f"provider {name!r} has no key and is left out")
         live = {name: source for name, source in found.items() if source.usable}
-        return Sources(live=live, idle=frozenset(found) - live.keys())
+        return Sources(live=live, idle=(frozenset(found) | off) - live.keys())
     unusable = not found or any(not source.usable for source in found.values())
     if mode == "real" and unusable:
         reason = "the mode is real, but no provider has a key; set one, or leave the mode out"
@@ -124,6 +130,10 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         reasoning_field=preset.reasoning_field if preset is not None else None,
         api_version=entry.api_version,
         abort_stops_billing=preset.abort_stops_billing if preset is not None else True,
+        limit=None if entry.limit is None else RequestLimit(entry.limit.requests, entry.limit.window),
+        keeps_data=entry.keeps_data,
+        zdr=entry.zdr,
+        public=preset is not None and entry.base_url is None,
         mock=mock,
         proxy=_proxy(run, path, entry),
         ca_file=_ca_file(run, path, entry),
@@ -217,7 +227,9 @@ def _credentials(run: Compilation, path: Path, name: str, entry: ProviderEntry) 
             run.notice(f"providers.{name}.keys[{index}] is the same key as one before it and left out")
         else:
             run.refuse_open_secret(where)
-            found[item.key] = Credential(id=f"{name}-{fingerprint(item.key)}", secret=item.key, rpm=item.rpm)
+            found[item.key] = Credential(
+                id=f"{name}-{fingerprint(item.key)}", secret=item.key, rpm=item.rpm, tpm=item.tpm
+            )
     return tuple(found.values())
 
 

@@ -8,14 +8,13 @@ said": the default then comes from the preset, the plan's billing or the value s
 import types
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, Field
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import CoreSchema
 
+from routerx.config.blocks import Block, OverridesBlock, ShortBlock
 from routerx.config.problems import Path
 from routerx.config.scalars import (
     UNIT_KEY,
-    Backoff,
     Count,
     Days,
     Deadline,
@@ -25,15 +24,14 @@ from routerx.config.scalars import (
     MoneyNano,
     PercentBp,
     Price,
-    Ratio,
     SecretText,
     Size,
     SpendLimitText,
     Text,
     default_text,
 )
+from routerx.config.schema_policies import PolicyEntry
 from routerx.domain.model import Capability, Kind
-from routerx.domain.policy import Sort, Translation
 from routerx.domain.tenant import Billing, FreeSuffix, OnUnpriced
 from routerx.providers.quirks import Quirk
 from routerx.providers.spec import Auth
@@ -43,34 +41,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 TENANT_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MODEL_PATTERN = r"^[A-Za-z0-9@][A-Za-z0-9@._:/+-]{0,199}$"
 WEIGHT_MAX = 1_000
-
-
-class Block(BaseModel):
-    """A mapping of the file. `key:` with nothing behind it is the same as not writing the key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_the_default(cls, data: object) -> object:
-        if data is None:
-            return {}
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        return data
-
-
-class ShortBlock(Block):
-    """A mapping that may also be written as the plain text of its first field."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: object) -> object:
-        return {next(iter(cls.model_fields)): data} if isinstance(data, str) else data
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
 class EgressBlock(Block):
@@ -123,6 +93,16 @@ class ServerBlock(Block):
     write_timeout: Annotated[Deadline, Field(description="For a client that does not read its answer.")] = 60.0
     drain: Annotated[Duration, Field(description="What running requests are given at shutdown.")] = 30.0
     egress: Annotated[EgressBlock, Field(description="Fetching media that callers name by URL.")] = EgressBlock()
+    keep_alive: Annotated[
+        Deadline, Field(description="Silence after which a waiting stream gets a comment, and again each time.")
+    ] = 15.0
+    health_interval: Annotated[
+        Duration, Field(description="Between two looks at each provider off the request path; 0s: never.")
+    ] = 300.0
+    routing_metadata: Annotated[
+        Literal["on_request", "always"],
+        Field(description="Whether answers tell how they were routed: to who asks, or to all."),
+    ] = "on_request"
 
 
 class LedgerBlock(Block):
@@ -141,6 +121,7 @@ class KeyEntry(ShortBlock):
 
     key: Annotated[SecretText, Field(description="The provider's key, as a reference.")]
     rpm: Annotated[Count | None, Field(description="Requests per minute that may use this key.")] = None
+    tpm: Annotated[Count | None, Field(description="Tokens per minute that may be spent with this key.")] = None
 
 
 class TimeoutsBlock(Block):
@@ -153,6 +134,13 @@ class TimeoutsBlock(Block):
     ] = None
     idle: Annotated[Deadline, Field(description="Longest silence within an answer.")] = 300.0
     total: Annotated[Deadline, Field(description="For the whole call.")] = 600.0
+
+
+class RequestLimitBlock(Block):
+    """How often a provider may be called, with all its keys together. While that is reached it is passed over."""
+
+    requests: Annotated[Count, Field(description="Calls …")]
+    window: Annotated[Deadline, Field(description="… in any span of this length.")] = 60.0
 
 
 class MockBlock(Block):
@@ -192,6 +180,12 @@ class ProviderEntry(Block):
         None
     )
     priority: Annotated[Integer, Field(description="For its endpoints that set none. Lower is tried first.")] = 0
+    enabled: Annotated[Flag, Field(description="off: nothing is asked of it.")] = True
+    limit: Annotated[RequestLimitBlock | None, Field(description="How often it may be called.")] = None
+    keeps_data: Annotated[
+        Flag, Field(description="Whether it may keep or train on what it is sent, for callers who refuse that.")
+    ] = True
+    zdr: Annotated[Flag, Field(description="Whether zero data retention is agreed with it.")] = False
     mock: Annotated[
         MockBlock | None, Field(description="Set: the built-in mock answers for this provider, keys or not.")
     ] = None
@@ -244,6 +238,11 @@ class EndpointEntry(Block):
     max_output: Annotated[Count | None, Field(description="Most output tokens of one answer.")] = None
     weight: Annotated[Count, Field(description="Share among endpoints that are otherwise equal.")] = 1
     priority: Annotated[Integer | None, Field(description="Lower is tried first. Unset: the provider's.")] = None
+    timeouts: Annotated[OverridesBlock, Field(description="Deadlines of calls of this model.")] = OverridesBlock()
+    quantization: Annotated[
+        Text | None, Field(description="How its weights are stored, like fp8, for callers who choose by it.")
+    ] = None
+    distillable: Annotated[Flag, Field(description="Whether its owner allows training on its text.")] = False
 
 
 class ModelEntry(ShortBlock):
@@ -256,46 +255,6 @@ class ModelEntry(ShortBlock):
         Field(description="Who serves it; replaces the catalogue's list. May be left out for a catalogue model."),
     ] = []
     aliases: Annotated[list[Text], Field(description="Further names for it.")] = []
-
-
-class RetryBlock(Block):
-    """Repeating a call that failed for a passing reason."""
-
-    max: Annotated[Integer, Field(description="Repeats at one endpoint, 0 to 10.")] = 2
-    backoff: Annotated[Backoff, Field(description="Shortest and longest wait before a repeat.")] = (0.3, 5.0)
-    attempts: Annotated[Integer, Field(description="Attempts of one request in all, 1 to 10.")] = 3
-
-
-class BreakerBlock(Block):
-    """When an endpoint is left alone for a while."""
-
-    window: Annotated[Deadline, Field(description="The span over which errors are counted.")] = 60.0
-    error_rate: Annotated[PercentBp, Field(description="Opens at this share of failures …")] = 5_000
-    min_requests: Annotated[Count, Field(description="… of at least so many requests …")] = 10
-    consecutive: Annotated[Count, Field(description="… or at so many failures in a row.")] = 5
-    cooldown: Annotated[Deadline, Field(description="Until a probe, times the number of openings in a row.")] = 30.0
-    cooldown_max: Annotated[Deadline, Field(description="The longest cooldown.")] = 300.0
-
-
-class FenceBlock(Block):
-    """What a fallback may cost."""
-
-    max_cost_ratio: Annotated[Ratio | None, Field(description="Most a fallback may cost, as a multiple.")] = None
-    never_paid: Annotated[Flag, Field(description="A free model never falls back to a paid one.")] = False
-
-
-class PolicyEntry(Block):
-    """How candidates are ordered, repeated and replaced."""
-
-    sort: Annotated[Sort, Field(description="Order of candidates of equal priority.")] = Sort.LATENCY
-    on_failure: Annotated[list[Text], Field(description="Models tried after the endpoints of the asked one.")] = []
-    retry: Annotated[RetryBlock, Field(description="Repeats.")] = RetryBlock()
-    breaker: Annotated[BreakerBlock, Field(description="The circuit breaker.")] = BreakerBlock()
-    fence: Annotated[FenceBlock, Field(description="Limits to what a fallback costs.")] = FenceBlock()
-    translation: Annotated[
-        Translation,
-        Field(description="What a provider's format cannot express: report (left out, named) or strict (400)."),
-    ] = Translation.REPORT
 
 
 class LimitsBlock(Block):

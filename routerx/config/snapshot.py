@@ -39,6 +39,12 @@ class ServerConfig(msgspec.Struct, frozen=True):
     ledger_synchronous: str = "full"
     log_retention_days: int = 30
     egress: EgressPolicy = EgressPolicy()
+    keep_alive_s: float = 15.0
+    """Silence after which a caller who waits for a stream gets a comment."""
+    health_interval_s: float = 300.0
+    """0: providers are never looked at off the request path."""
+    metadata_always: bool = False
+    """Every answer tells how it was routed, not only to who asks."""
 
 
 RESTART_ONLY = frozenset(

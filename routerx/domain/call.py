@@ -84,6 +84,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
     endpoint: Endpoint
     is_fallback_model: bool = False
+    timeouts: Timeouts = Timeouts()
+    """Of calls to it: the policy's, else the endpoint's, else the provider's."""
 
 
 class Exclusion(msgspec.Struct, frozen=True):
@@ -103,6 +105,10 @@ class Plan(msgspec.Struct, frozen=True):
     excluded: tuple[Exclusion, ...] = ()
     free: bool = False
     """`:free` was asked for and is allowed."""
+    any_error: bool = False
+    """The caller named further models itself: every failure, also a rejection, goes on to the next candidate."""
+    own_key: bool = False
+    """The caller brings its own credential; all candidates are of the provider it is for."""
 
 
 class Progress:

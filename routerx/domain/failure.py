@@ -63,6 +63,15 @@ class FailureKind(StrEnum):
     REJECTED = "upstream_4xx"
     CONTENT_REJECTED = "upstream_content_rejected"
     CONTEXT_EXCEEDED = "upstream_context_exceeded"
+    BLOCKED_ADDRESS = "blocked_address"
+    BYOK_REJECTED = "byok_rejected"
+    """The caller's own key is refused by its provider."""
+    CLIENT_DEADLINE = "client_deadline"
+    """The deadline that the caller itself set has passed."""
+    UNREADABLE = "upstream_unreadable"
+    """The answer made a reader of ours fail."""
+    DIVERGED = "rescue_diverged"
+    """A stream that was to go on with another's text says something else."""
 
 
 class FailureRule(msgspec.Struct, frozen=True):
@@ -104,6 +113,11 @@ RULES: dict[FailureKind, FailureRule] = {
     FailureKind.REJECTED: FailureRule(None, "upstream_rejected", Effect.NONE, _STOP),
     FailureKind.CONTENT_REJECTED: FailureRule(None, "content_rejected", Effect.NONE, _STOP),
     FailureKind.CONTEXT_EXCEEDED: FailureRule(400, "context_length_exceeded", Effect.NONE, _STOP),
+    FailureKind.BLOCKED_ADDRESS: FailureRule(502, "upstream_blocked_address", Effect.NONE, _OTHER),
+    FailureKind.BYOK_REJECTED: FailureRule(403, "byok_key_rejected", Effect.NONE, _STOP),
+    FailureKind.CLIENT_DEADLINE: FailureRule(504, "client_deadline_exceeded", Effect.NONE, _STOP),
+    FailureKind.UNREADABLE: FailureRule(502, "upstream_protocol_error", _F, _OTHER),
+    FailureKind.DIVERGED: FailureRule(502, "upstream_disconnected", Effect.NONE, _OTHER),
 }
 
 

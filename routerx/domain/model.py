@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from routerx.domain.policy import TimeoutOverrides
 from routerx.domain.pricing import PriceCard
 
 
@@ -70,6 +71,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Lower is tried first, before any other order."""
     price_origin: Origin | None = None
     """None: there is no price, or nobody had to say that it is free."""
+    timeouts: TimeoutOverrides = TimeoutOverrides()
+    """In place of its provider's."""
+    quantization: str | None = None
+    """`fp8`, `int4` …; None: nobody said."""
+    distillable: bool = False
+    """Whether its owner allows training on its text."""
 
 
 class Model(msgspec.Struct, frozen=True):

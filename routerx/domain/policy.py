@@ -6,10 +6,31 @@ import msgspec
 
 
 class Sort(StrEnum):
-    """Order of candidates."""
+    """Order of candidates of equal priority. docs/routing.md says how each is computed."""
 
     LATENCY = "latency"
     PRICE = "price"
+    THROUGHPUT = "throughput"
+    BALANCED = "balanced"
+    """30 % price, 40 % latency, 30 % uptime."""
+    COST_OPTIMIZED = "cost-optimized"
+    PERFORMANCE_FIRST = "performance-first"
+    PRIORITY = "priority"
+    """As declared."""
+    WEIGHTED = "weighted"
+    ROUND_ROBIN = "round-robin"
+
+    __hash__ = str.__hash__
+
+
+class CommitMode(StrEnum):
+    """How much of a stream is seen before the caller gets any of it. What fails before falls over unnoticed."""
+
+    FIRST_TOKEN = "first_token"  # noqa: S105
+    PROBE = "probe"
+    """The first stretch of it (StreamPolicy)."""
+    FULL = "full"
+    """All of it: the caller waits as for a buffered answer."""
 
 
 class Translation(StrEnum):
@@ -50,6 +71,35 @@ class Timeouts(msgspec.Struct, frozen=True):
     total_s: float = 600.0
 
 
+class TimeoutOverrides(msgspec.Struct, frozen=True):
+    """Deadlines that an endpoint or a policy sets in place of its provider's; None leaves the provider's."""
+
+    connect_s: float | None = None
+    first_token_s: float | None = None
+    idle_s: float | None = None
+    total_s: float | None = None
+
+    def over(self, base: Timeouts) -> Timeouts:
+        """`base` with what is set here."""
+        return Timeouts(
+            connect_s=base.connect_s if self.connect_s is None else self.connect_s,
+            first_token_s=base.first_token_s if self.first_token_s is None else self.first_token_s,
+            idle_s=base.idle_s if self.idle_s is None else self.idle_s,
+            total_s=base.total_s if self.total_s is None else self.total_s,
+        )
+
+
+class StreamPolicy(msgspec.Struct, frozen=True):
+    """When a stream is committed, and whether one that breaks is gone on with by another endpoint."""
+
+    commit: CommitMode = CommitMode.FIRST_TOKEN
+    probe_s: float = 1.0
+    """PROBE: what comes within this time after the first content is waited for …"""
+    probe_bytes: int = 2_048
+    """… up to so many bytes."""
+    rescue: bool = True
+
+
 FIRST_TOKEN_WITH_FALLBACK_S = 12.0
 FIRST_TOKEN_STREAM_S = 60.0
 FIRST_TOKEN_BUFFERED_S = 120.0
@@ -73,3 +123,15 @@ class Policy(msgspec.Struct, frozen=True):
     breaker: BreakerPolicy = BreakerPolicy()
     fence: Fence = Fence()
     translation: Translation = Translation.REPORT
+    timeouts: TimeoutOverrides = TimeoutOverrides()
+    """In place of those of endpoints and providers."""
+    stream: StreamPolicy = StreamPolicy()
+    by_capability: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """`text` or a Capability's value, and the models for requests that need it, the primary first. Asked for by the
+    policy's own name, and used in place of a model that lacks the capability."""
+    resend_rejected: bool = False
+    """Whether what one provider rejected for its content may be sent to another."""
+    hedge_after_s: float | None = None
+    """A stream without a first token for so long is asked of the next candidate as well; None: never."""
+    affinity_s: float | None = None
+    """How long a conversation stays with the endpoint that answered it last, for its cache; None: not at all."""

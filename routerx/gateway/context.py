@@ -13,6 +13,7 @@ from routerx.domain.chat import ChatRequest
 from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome
 from routerx.domain.tenant import Principal
+from routerx.domain.wishes import NO_STEERING, Steering
 from routerx.jsonx import Raw
 from routerx.ledger.base import Hold, Receipt
 from routerx.limits.base import Lease
@@ -40,6 +41,8 @@ class Inbound(msgspec.Struct, frozen=True):
     """Those that a provider may want to see, by their names in lower case."""
     path_fields: Mapping[str, Raw] = {}
     """What the path said that other dialects say in the body."""
+    steering: Steering = NO_STEERING
+    """What RouterX's own headers say of the routing."""
 
 
 class Answer(msgspec.Struct, frozen=True):

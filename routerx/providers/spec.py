@@ -28,6 +28,14 @@ class Credential(msgspec.Struct, frozen=True):
     id: str
     secret: Secret | None
     rpm: int | None = None
+    tpm: int | None = None
+
+
+class RequestLimit(msgspec.Struct, frozen=True):
+    """At most `requests` calls in any `window_s` seconds."""
+
+    requests: int
+    window_s: float
 
 
 class MockSettings(msgspec.Struct, frozen=True):
@@ -79,6 +87,14 @@ class Provider(msgspec.Struct, frozen=True):
     """Set: a deployment's name stands in the path and this in the query, as older Azure resources have it."""
     abort_stops_billing: bool = True
     """Whether cancelling a stream stops the provider's bill."""
+    limit: RequestLimit | None = None
+    """Of all its credentials together; while it is reached the provider is passed over."""
+    keeps_data: bool = True
+    """It may keep or train on what it is sent (`provider.data_collection` of callers)."""
+    zdr: bool = False
+    """Zero data retention is agreed with it."""
+    public: bool = False
+    """A vendor's own address: it cannot be on a private network."""
     mock: MockSettings | None = None
     """Set: the built-in mock transport answers in this provider's place."""
     proxy: str | None = None
