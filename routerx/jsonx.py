@@ -32,6 +32,19 @@ def pretty(value: object) -> str:
     return msgspec.json.format(_encoder.encode(value), indent=2).decode()
 
 
+def with_key(body: bytes, name: str, value: bytes) -> bytes:
+    """An object's bytes with one more key at its end, `value` as JSON; what is no object comes back as it is.
+
+    `body` is known to be JSON. All of it keeps its bytes; what stands there already under `name` stays, before ours.
+    """
+    end = len(body.rstrip())
+    if not body.lstrip().startswith(b"{") or body[end - 1 : end] != b"}":
+        return body
+    rest = body[: end - 1]
+    comma = b"" if rest.strip() == b"{" else b","
+    return b"%b%b%b:%b%b" % (rest, comma, encode(name), value, body[end - 1 :])
+
+
 def request_object(body: bytes) -> dict[str, msgspec.Raw]:
     """A request body as top-level keys with their exact bytes; a repeated key keeps the last value, once.
 

@@ -15,20 +15,24 @@ from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, as_client_error
 from routerx.domain.record import Outcome, RequestRecord
 from routerx.errors import RateLimited, RouterXError, ShuttingDown
+from routerx.gateway import metadata
 from routerx.gateway.admit import place_hold, terms_of, tokens_expected
-from routerx.gateway.attempt import AttemptLoop
+from routerx.gateway.attempt import AttemptLoop, deadline_of
 from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
 from routerx.gateway.headers import cost_headers, route_headers
+from routerx.gateway.keepalive import KeepAlive
 from routerx.gateway.redact import redacted
 from routerx.gateway.relay import CallerTooSlow, relay
+from routerx.gateway.rescue import Transcript, is_worth_it
 from routerx.gateway.settle import Settler
-from routerx.gateway.translation import lost_in
+from routerx.gateway.translation import COERCED, lost_in
 from routerx.jsonx import request_object
 from routerx.ledger.base import Ledger
 from routerx.limits.base import Limiter
 from routerx.providers.wires import wire_of
 from routerx.routing.plan import make_plan
 from routerx.routing.state import RoutingState
+from routerx.tasks import TaskSet
 from routerx.telemetry.metrics import Metrics
 
 
@@ -52,6 +56,7 @@ class Gateway:
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._active: dict[asyncio.Task[object], RequestContext] = {}
+        self._tasks = TaskSet()
         self._cutting_off = False
 
     @property
@@ -77,7 +82,7 @@ class Gateway:
         self._active[task] = ctx
         try:
             self._begin(ctx)
-            commit = await self._parts.attempts.commit(ctx)
+            commit = await self._committed(ctx, client)
             if isinstance(commit, BufferedCommit):
                 return await self._answer(ctx, commit)
             await self._stream(ctx, commit, client)
@@ -88,6 +93,11 @@ class Gateway:
                 ctx.outcome = error.outcome
             if isinstance(error, RateLimited):
                 error.headers = self._limit_headers(ctx)
+            if ctx.waiting is not None and ctx.waiting.started:
+                ctx.http_status = 200
+                await self._end_in_band(ctx, client, error)
+                return None
+            metadata.in_error(ctx, error, self._parts.clock)
             raise
         except (asyncio.CancelledError, ConnectionError) as error:
             self._interrupted(ctx, slow=isinstance(error, CallerTooSlow))
@@ -131,6 +141,19 @@ class Gateway:
         ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan)
         ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
 
+    async def _committed(self, ctx: RequestContext, client: ClientStream) -> BufferedCommit | StreamCommit:
+        """Steps 6 to 8, with comments to a caller who waits long for its stream."""
+        assert ctx.peek is not None
+        if not (ctx.peek.stream and ctx.peek.operation in COERCED):
+            return await self._parts.attempts.commit(ctx)
+        interval_s = ctx.snapshot.server.keep_alive_s
+        ctx.waiting = waiting = KeepAlive(client, interval_s, lambda: self._limit_headers(ctx), self._tasks)
+        waiting.begin()
+        try:
+            return await self._parts.attempts.commit(ctx)
+        finally:
+            await waiting.end()
+
     def _commit(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         """The answering endpoint decides the terms (MONEY.md rows L and R)."""
         assert ctx.plan is not None
@@ -153,20 +176,23 @@ class Gateway:
         await self._settle_durably(ctx)
         headers = route_headers(ctx) + cost_headers(ctx, self._parts.clock.monotonic_s()) + self._limit_headers(ctx)
         content_type = commit.result.content_type
-        return Answer(
-            commit.body, content_type if content_type is not None else _json_type(commit.content_type), headers
-        )
+        body = metadata.in_answer(ctx, commit, self._parts.clock)
+        return Answer(body, content_type if content_type is not None else _json_type(commit.content_type), headers)
 
     async def _stream(self, ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
         self._commit(ctx, commit)
-        parts, inbound, tap = self._parts, ctx.inbound, commit.tap
-        await client.start(route_headers(ctx) + self._limit_headers(ctx))
-        provider = ctx.snapshot.providers[commit.candidate.endpoint.provider]
+        parts = self._parts
+        if ctx.waiting is None or not ctx.waiting.started:
+            await client.start(route_headers(ctx) + self._limit_headers(ctx))
+        if _may_be_rescued(ctx, commit):
+            ctx.transcript = Transcript(ctx.inbound.dialect, ctx.inbound.request_id)
         try:
-            failure = await relay(ctx, commit, client, parts.clock, inbound.started_s + provider.timeouts.total_s)
-            if failure is not None:
-                self._failed_midstream(ctx, commit, failure)
-                raise as_client_error(redacted(failure, provider, commit.credential))
+            while True:
+                failure = await relay(ctx, commit, client, parts.clock, deadline_of(ctx, commit.candidate.timeouts))
+                if failure is None:
+                    break
+                commit = await self._rescued(ctx, commit, failure)
+            tap = commit.tap
             commit.reply.release()
             self._count_dropped(ctx, lost_in(tap))
             self._succeeded(ctx, commit, ctx.first_s)
@@ -180,15 +206,38 @@ class Gateway:
             self._interrupted(ctx, slow=False)
             await self._end_in_band(ctx, client, _cut_off())
             return
-        await client.finish(tap.terminal)
+        await client.finish(metadata.in_stream(ctx, tap.terminal, parts.clock))
+
+    async def _rescued(self, ctx: RequestContext, broken: StreamCommit, failure: Failure) -> StreamCommit:
+        """The stream that goes on with one that broke. Raises UpstreamRefused where nobody does."""
+        self._failed_midstream(ctx, broken, failure)
+        broken.reply.abort()
+        rescued, delivered = None, ctx.transcript.delivered() if ctx.transcript is not None else None
+        if delivered is not None and is_worth_it(failure):
+            waiting = ctx.waiting
+            assert waiting is not None
+            waiting.started = True
+            waiting.begin()
+            try:
+                rescued = await self._parts.attempts.rescue(ctx, broken, delivered)
+            finally:
+                await waiting.end()
+        if rescued is None:
+            provider = ctx.snapshot.providers[broken.candidate.endpoint.provider]
+            raise as_client_error(redacted(failure, provider, broken.credential))
+        ctx.told = False
+        ctx.flags.append("rescued")
+        self._commit(ctx, rescued)
+        return rescued
 
     async def _end_in_band(self, ctx: RequestContext, client: ClientStream, error: RouterXError) -> None:
         """End a stream that has begun with `error`. What happened is settled before the caller is told: one who leaves
         now, or takes its time, changes nothing about it and keeps nothing open."""
         self._end(ctx)
-        assert isinstance(ctx.committed, StreamCommit)
-        inbound, response_id = ctx.inbound, ctx.committed.tap.response_id
-        await client.finish(inbound.dialect.encode_stream_error(error, inbound.request_id, response_id))
+        inbound, committed = ctx.inbound, ctx.committed
+        response_id = committed.tap.response_id if isinstance(committed, StreamCommit) else None
+        frames = inbound.dialect.encode_stream_error(error, inbound.request_id, response_id)
+        await client.finish(metadata.in_stream_error(ctx, frames, self._parts.clock))
 
     # --- ends
 
@@ -237,27 +286,24 @@ class Gateway:
 
     def _abandoned(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         ctx.told = True
+        if ctx.plan is not None and ctx.plan.own_key:
+            return
         key, now_s = commit.candidate.endpoint.key, self._parts.clock.monotonic_s()
         self._parts.routing.abandoned(key, commit.credential.id, now_s)
 
     def _failed_midstream(self, ctx: RequestContext, commit: StreamCommit, failure: Failure) -> None:
-        assert ctx.plan is not None
         ctx.outcome = failure.kind.value
         ctx.http_status = 200
         ctx.told = True
-        self._parts.routing.failed(
-            commit.candidate.endpoint.key,
-            commit.credential.id,
-            failure,
-            ctx.plan.policy,
-            self._parts.clock.monotonic_s(),
-        )
+        self._parts.attempts.broke(ctx, commit, failure)
 
     def _succeeded(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit, first_s: float | None) -> None:
         """Tell routing; `first_s` is the time of a stream's first content, None for a buffered answer."""
         ctx.told = True
+        if ctx.plan is not None and ctx.plan.own_key:
+            return
         now_s = self._parts.clock.monotonic_s()
-        ttft_s = first_s - commit.started_s if first_s is not None else None
+        ttft_s = first_s - commit.started_s if first_s is not None and first_s > commit.started_s else None
         key = commit.candidate.endpoint.key
         self._parts.routing.succeeded(key, commit.credential.id, ttft_s, now_s - commit.started_s, now_s)
 
@@ -275,6 +321,22 @@ class Gateway:
             ctx.cut_off = True  # Once: a second cancellation would strike while its end is being written.
             task.cancel()
         return len(unfinished)
+
+
+def _may_be_rescued(ctx: RequestContext, commit: StreamCommit) -> bool:
+    """Whether what is delivered has to be known, should the stream break: another candidate is left to go on with it,
+    and no more than one text is told."""
+    peek, plan = ctx.peek, ctx.plan
+    assert peek is not None
+    assert plan is not None
+    return (
+        plan.policy.stream.rescue
+        and commit.candidate is not plan.candidates[-1]
+        and peek.operation is Operation.CHAT
+        and peek.choices == 1
+        and len(ctx.attempts) < plan.policy.retry.attempts_max
+        and "logprobs" not in ctx.fields
+    )
 
 
 def _json_type(content_type: str) -> str:

@@ -4,8 +4,10 @@ import math
 
 from aiohttp import web
 
+from routerx import jsonx
 from routerx.dialects.base import CallerDialect
 from routerx.errors import AmbiguousCredentials, RequestTimeout, RequestTooLarge, RouterXError, ShuttingDown
+from routerx.gateway import metadata
 
 CLOSING = (AmbiguousCredentials, RequestTimeout, RequestTooLarge, ShuttingDown)
 """Errors after which the connection is not used again: the rest of the request may be unread or in doubt."""
@@ -19,9 +21,12 @@ def error_response(error: RouterXError, dialect: CallerDialect, request_id: str)
     headers.update(error.headers)
     if not error.retryable:
         headers["X-Should-Retry"] = "false"
+    body = dialect.encode_error(error, request_id)
+    if error.routing_metadata is not None:
+        body = jsonx.with_key(body, metadata.KEY, error.routing_metadata)
     response = web.Response(
         status=error.status,
-        body=dialect.encode_error(error, request_id),
+        body=body,
         headers=headers,
         content_type="application/json",
     )
