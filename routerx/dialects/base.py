@@ -119,6 +119,8 @@ class Aim(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI-like wires: which of OPTIONAL this provider takes; it refuses the others, or does not know them."""
     reasoning_field: str | None = None
     """OpenAI-like wires: the message key under which this provider takes thoughts back; None: it takes none."""
+    continues: bool = False
+    """The last message is the beginning of the answer, and has to be marked as one where the wire has a mark."""
 
 
 class Encoded(msgspec.Struct, frozen=True):

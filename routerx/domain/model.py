@@ -78,6 +78,11 @@ class Endpoint(msgspec.Struct, frozen=True):
     distillable: bool = False
     """Whether its owner allows training on its text."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether somebody says that it goes on with a given beginning. Where nothing is known, nobody does."""
+        return Capability.PREFILL in self.capabilities and not self.capabilities >= EVERYTHING
+
 
 class Model(msgspec.Struct, frozen=True):
     """A name that callers may ask for."""

@@ -1,43 +1,46 @@
-"""Steps 6-8 of the road: prepare, open, judge. One loop for retry, fallback and breaker, buffered and streamed alike.
+"""Steps 6-8 of the road: prepare, open, judge. One loop for retry, fallback, hedge and breaker, buffered and streamed
+alike.
 
-The loop ends in a Committed attempt or in the failure that decided. Nothing has reached the caller before that, so
-every verdict is still open; after it none is, because the loop is over.
+The loop ends in a Committed attempt or in the failure that decided. Nothing of an answer has reached the caller before
+that, so every verdict is still open; after it only rescue() may go on with a stream, where it can be proved that what
+follows belongs to what was delivered.
 """
 
 import asyncio
+import logging
 
 import msgspec
 
 from routerx.clock import Clock
-from routerx.domain.call import Advance, Candidate, Plan, Progress, Retry, Stop, UpstreamCall, Verdict
+from routerx.domain.call import Advance, Candidate, Plan, Retry, Stop, UpstreamCall, Verdict
 from routerx.domain.failure import Failure, FailureKind, UpstreamFault, as_client_error
 from routerx.domain.policy import (
     FIRST_TOKEN_BUFFERED_S,
     FIRST_TOKEN_STREAM_S,
     FIRST_TOKEN_WITH_FALLBACK_S,
+    Timeouts,
 )
 from routerx.domain.pricing import PriceSnapshot, cost_nano
 from routerx.domain.record import AttemptRecord, Outcome
-from routerx.errors import InvalidParameter, UpstreamRefused
+from routerx.errors import InvalidParameter, RouterXError, UpstreamRefused
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
+from routerx.gateway.judge import Attempt, Deadline, Judgement, judge
 from routerx.gateway.redact import redacted
-from routerx.gateway.translation import COERCED, Script, Translator, stream_tap, tell_as_stream, tell_whole
-from routerx.providers.prepare import JSON, Preparer, Target
+from routerx.gateway.rescue import Delivered, Rejoin, continued, restarted
+from routerx.gateway.translation import Script, Translator
+from routerx.providers.prepare import Preparer, Target
 from routerx.providers.spec import Credential, Provider
 from routerx.routing.decide import AttemptState, decide, following
 from routerx.routing.plan import no_healthy
 from routerx.routing.state import RoutingState
-from routerx.upstream.base import ERROR_BYTES_MAX, RESPONSE_BYTES_MAX, UpstreamReply
+from routerx.secrets import fingerprint
+from routerx.tasks import TaskSet
 from routerx.upstream.pool import TransportPool
 
-HEAD_BYTES_MAX = 1024 * 1024
-"""Frames held back while waiting for the first content."""
-
-STREAMS = ("text/event-stream", "application/x-ndjson")
-"""Content types of streams; anything else that comes in place of one is a whole answer."""
+log = logging.getLogger("routerx.gateway.attempt")
 
 CANCELLED = "cancelled"
-"""Outcome of an attempt whose caller went away."""
+"""Outcome of an attempt whose caller went away, or that another one was faster than."""
 
 MAY_HAVE_WORKED: frozenset[str] = frozenset(
     {
@@ -58,37 +61,22 @@ MAY_HAVE_WORKED: frozenset[str] = frozenset(
 """Failures after which the provider may still bill the house for the prompt."""
 
 
-class Attempt(msgspec.Struct):
-    """One attempt while it runs."""
-
-    candidate: Candidate
-    provider: Provider
-    credential: Credential
-    script: Script
-    started_s: float
-    first_token_s: float
-    total_first: bool
-    """`first_token_s` is what is left of the total deadline."""
-    first_byte_s: float | None = None
-    """Seconds until response headers were here."""
-    status: int | None = None
-    progress: Progress | None = None
-    """Of the call, once it is made."""
-    reply: UpstreamReply | None = None
-
-    @property
-    def dispatched(self) -> bool:
-        return self.progress is not None and self.progress.sent
-
-
-def first_token_deadline_s(provider: Provider, *, stream: bool, more: bool) -> float:
+def first_token_deadline_s(timeouts: Timeouts, *, stream: bool, more: bool) -> float:
     """Deadline of the first token. Only a stream shows its first token, so only a stream is cut short in favour of
     another candidate: a buffered answer may rightly take minutes to its first byte."""
-    if provider.timeouts.first_token_s is not None:
-        return provider.timeouts.first_token_s
+    if timeouts.first_token_s is not None:
+        return timeouts.first_token_s
     if not stream:
         return FIRST_TOKEN_BUFFERED_S
     return FIRST_TOKEN_WITH_FALLBACK_S if more else FIRST_TOKEN_STREAM_S
+
+
+def deadline_of(ctx: RequestContext, timeouts: Timeouts) -> Deadline:
+    """When the request has to be over: by the total deadline of the endpoint that is asked, or by the caller's own."""
+    started_s, own_s = ctx.inbound.started_s, ctx.inbound.steering.deadline_s
+    if own_s is not None and own_s < timeouts.total_s:
+        return Deadline(started_s + own_s, FailureKind.CLIENT_DEADLINE)
+    return Deadline(started_s + timeouts.total_s, FailureKind.TOTAL_TIMEOUT)
 
 
 class AttemptLoop:
@@ -100,6 +88,7 @@ class AttemptLoop:
         self._translator = translator
         self._preparer = Preparer()
         self._clock = clock
+        self._tasks = TaskSet()
 
     async def commit(self, ctx: RequestContext) -> BufferedCommit | StreamCommit:
         """The first answer. Raises UpstreamRefused with the failure that decided, NoHealthyUpstream, or
@@ -117,9 +106,7 @@ class AttemptLoop:
             attempt = None
             try:
                 if tries == 0 or script is None:
-                    script = self._translator.passing(ctx, candidate)
-                    if script is None:
-                        script = await self._translator.translated(ctx, candidate)
+                    script = await self._script(ctx, candidate)
                 attempt = self._begin(ctx, candidate, script, has_next=has_next)
                 passed_over = passed_over or attempt is None
             except InvalidParameter as error:  # Another may speak the caller's own language.
@@ -133,7 +120,10 @@ class AttemptLoop:
                 if unsayable is not None and not passed_over:  # Else somebody may take it later.
                     raise unsayable
                 raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s())
-            result = await self._attempt(ctx, attempt)
+            if tries == 0 and has_next and plan.policy.hedge_after_s is not None:
+                result, attempt, index = await self._hedged(ctx, attempt, index, plan.policy.hedge_after_s)
+            else:
+                result = await self._attempt(ctx, attempt)
             if not isinstance(result, Failure):
                 return result
             last = result
@@ -149,6 +139,64 @@ class AttemptLoop:
                 case Stop(failure=failure):
                     raise self._given_up(ctx, failure)
 
+    async def rescue(self, ctx: RequestContext, broken: StreamCommit, delivered: Delivered) -> StreamCommit | None:
+        """A stream of a later candidate that goes on from `delivered`; None where nobody does. Restarts first, which
+        prove themselves; an endpoint that says something else is given the beginning, where it can go on with one."""
+        plan = ctx.plan
+        assert plan is not None
+        at = plan.candidates.index(broken.candidate) + 1
+        for index in range(at, len(plan.candidates)):
+            candidate = plan.candidates[index]
+            text = delivered.text
+            ways = [restarted(delivered)]
+            if text is not None and text.strip() and candidate.endpoint.continues:
+                ways.append(continued(delivered, text))
+            for rejoin in ways:
+                if len(ctx.attempts) >= plan.policy.retry.attempts_max:
+                    return None
+                result = await self._rejoined(ctx, candidate, rejoin, has_next=index + 1 < len(plan.candidates))
+                if isinstance(result, StreamCommit):
+                    return result
+                if result is None or result.kind is not FailureKind.DIVERGED:
+                    break
+        return None
+
+    async def _rejoined(
+        self, ctx: RequestContext, candidate: Candidate, rejoin: Rejoin, *, has_next: bool
+    ) -> StreamCommit | Failure | None:
+        """One attempt at going on; None where the candidate cannot be asked."""
+        assert ctx.plan is not None
+        try:
+            script = await self._translator.rejoining(ctx, candidate, rejoin)
+        except RouterXError:
+            return None
+        attempt = self._begin(ctx, candidate, script, has_next=has_next)
+        if attempt is None or attempt.first_token_s <= 0:
+            return None
+        result = await self._attempt(ctx, attempt)
+        if isinstance(result, Failure):
+            self._failed(ctx, attempt, result)
+            return result
+        assert isinstance(result, StreamCommit)
+        return result
+
+    def broke(self, ctx: RequestContext, commit: StreamCommit, failure: Failure) -> None:
+        """A stream broke off after it had been committed: its attempt has not won, and routing is told."""
+        assert ctx.plan is not None
+        assert ctx.peek is not None
+        price = commit.candidate.endpoint.price
+        cost = 0 if price is None else cost_nano(ctx.peek.asked_likely, PriceSnapshot(price))
+        ctx.attempts[-1] = msgspec.structs.replace(
+            ctx.attempts[-1], outcome=failure.kind.value, won=False, cost_est_nano=cost
+        )
+        if not ctx.plan.own_key:
+            key, now_s = commit.candidate.endpoint.key, self._clock.monotonic_s()
+            self._routing.failed(key, commit.credential.id, failure, ctx.plan.policy, now_s)
+
+    async def _script(self, ctx: RequestContext, candidate: Candidate) -> Script:
+        script = self._translator.passing(ctx, candidate)
+        return script if script is not None else await self._translator.translated(ctx, candidate)
+
     def _given_up(self, ctx: RequestContext, failure: Failure) -> UpstreamRefused:
         ctx.outcome = failure.kind.value
         return as_client_error(failure)
@@ -156,18 +204,18 @@ class AttemptLoop:
     def _begin(self, ctx: RequestContext, candidate: Candidate, script: Script, *, has_next: bool) -> Attempt | None:
         """An attempt at `candidate`, or None when no credential of it may be used any more."""
         assert ctx.peek is not None
-        assert ctx.plan is not None
         endpoint = candidate.endpoint
         provider = ctx.snapshot.providers[endpoint.provider]
         now_s = self._clock.monotonic_s()
-        credential = self._routing.pick_credential(provider, endpoint, ctx.plan.policy, now_s)
+        credential = self._credential(ctx, provider, candidate, now_s)
         if credential is None:
             return None
         ctx.candidate = candidate
         # What is no text may take its time even to its first piece: a picture, a long recording.
         stream = ctx.peek.stream and ctx.peek.metered is None
-        first_token_s = first_token_deadline_s(provider, stream=stream, more=has_next)
-        remaining_s = ctx.inbound.started_s + provider.timeouts.total_s - now_s
+        first_token_s = first_token_deadline_s(candidate.timeouts, stream=stream, more=has_next)
+        deadline = deadline_of(ctx, candidate.timeouts)
+        remaining_s = deadline.at_s - now_s
         return Attempt(
             candidate=candidate,
             provider=provider,
@@ -175,138 +223,193 @@ class AttemptLoop:
             script=script,
             started_s=now_s,
             first_token_s=min(first_token_s, max(remaining_s, 0.0)),
-            total_first=remaining_s < first_token_s,
+            deadline=deadline,
+            cut_by=deadline.kind if remaining_s < first_token_s else FailureKind.FIRST_BYTE_TIMEOUT,
         )
+
+    def _credential(
+        self, ctx: RequestContext, provider: Provider, candidate: Candidate, now_s: float
+    ) -> Credential | None:
+        assert ctx.plan is not None
+        own_key = ctx.inbound.steering.own_key
+        if own_key is not None:
+            return Credential(id=f"own-{fingerprint(own_key)}", secret=own_key)
+        return self._routing.pick_credential(provider, candidate.endpoint, ctx.plan.policy, now_s)
+
+    def _failed(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
+        """Tell routing, which learns nothing from keys that are not the house's."""
+        assert ctx.plan is not None
+        if not ctx.plan.own_key:
+            key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
+            self._routing.failed(key, attempt.credential.id, failure, ctx.plan.policy, now_s)
 
     def _decide(
         self, ctx: RequestContext, plan: Plan, attempt: Attempt, failure: Failure, at: tuple[int, int]
     ) -> Verdict:
         """Tell routing of the failure and ask what next; `at` is (index of the candidate, tries of it so far)."""
         index, tries = at
+        self._failed(ctx, attempt, failure)
         key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
-        self._routing.failed(key, attempt.credential.id, failure, plan.policy, now_s)
+        if plan.own_key:  # There is no other key, and nothing is known of when this one may be used again.
+            ready_in_s = failure.retry_after_s if failure.retry_after_s is not None else plan.policy.retry.backoff_min_s
+        else:
+            ready_in_s = self._routing.ready_in_s(attempt.provider, key, now_s)
         state = AttemptState(
             attempts=len(ctx.attempts),
             tries=tries,
             has_next=following(plan, index, failure) is not None,
-            ready_in_s=self._routing.ready_in_s(attempt.provider, key, now_s),
-            remaining_s=ctx.inbound.started_s + attempt.provider.timeouts.total_s - now_s,
+            ready_in_s=ready_in_s,
+            remaining_s=attempt.deadline.at_s - now_s,
             now_s=now_s,
+            any_error=plan.any_error,
         )
         return decide(
             failure, attempt=state, policy=plan.policy, budget=self._routing.budget(key), rng=self._routing.rng
         )
 
-    async def _attempt(self, ctx: RequestContext, attempt: Attempt) -> BufferedCommit | StreamCommit | Failure:
+    # --- hedging
+
+    async def _hedged(
+        self, ctx: RequestContext, attempt: Attempt, index: int, after_s: float
+    ) -> tuple[Judgement, Attempt, int]:
+        """The attempt, and beside it one at the next candidate once the first has been silent for `after_s`. The first
+        that answers wins; where both fail, the second is told of as the last one made."""
+        first = self._tasks.spawn("attempt", self._attempt(ctx, attempt))
+        runs = [(first, attempt, index)]
+        won: asyncio.Task[Judgement] | None = None
+        try:
+            await asyncio.wait({first}, timeout=after_s)
+            other = None if first.done() else await self._hedge(ctx, index + 1)
+            if other is not None:
+                runs.append((self._tasks.spawn("hedge", self._attempt(ctx, other)), other, index + 1))
+                await asyncio.wait([task for task, _, _ in runs], return_when=asyncio.FIRST_COMPLETED)
+            for task, one, at in sorted(runs, key=lambda run: not run[0].done()):
+                result = await task
+                if not isinstance(result, Failure):
+                    won = task
+                    return result, one, at
+            if other is not None and isinstance(failure := first.result(), Failure):
+                self._failed(ctx, attempt, failure)
+            last, one, at = runs[-1]
+            return last.result(), one, at
+        finally:
+            await self._end_race(ctx, [(task, one) for task, one, _ in runs if task is not won])
+
+    async def _hedge(self, ctx: RequestContext, index: int) -> Attempt | None:
+        """The second attempt, where one more may be made."""
+        plan, now_s = ctx.plan, self._clock.monotonic_s()
+        assert plan is not None
+        candidate = plan.candidates[index]
+        left = plan.policy.retry.attempts_max - len(ctx.attempts)
+        if left < 2 or not self._routing.budget(candidate.endpoint.key).spend(now_s):
+            return None
+        try:
+            script = await self._script(ctx, candidate)
+        except RouterXError:
+            return None
+        return self._begin(ctx, candidate, script, has_next=index + 1 < len(plan.candidates))
+
+    async def _end_race(self, ctx: RequestContext, losers: list[tuple[asyncio.Task[Judgement], Attempt]]) -> None:
+        """Cancel who still runs, so that it costs no more, and put the attempt that won last."""
+        for task, _ in losers:
+            task.cancel()
+        results = await asyncio.gather(*(task for task, _ in losers), return_exceptions=True)
+        for result, (_, attempt) in zip(results, losers, strict=True):
+            if isinstance(result, BufferedCommit | StreamCommit):  # In the same moment as the winner.
+                result.reply.abort()
+                at = next(
+                    n for n, record in enumerate(ctx.attempts) if record.endpoint == result.candidate.endpoint.key
+                )
+                ctx.attempts[at] = msgspec.structs.replace(ctx.attempts[at], outcome=CANCELLED, won=False)
+                self._abandon(ctx, attempt)
+        ordered = sorted(ctx.attempts, key=lambda record: record.won)
+        ctx.attempts[:] = [msgspec.structs.replace(record, n=n) for n, record in enumerate(ordered, 1)]
+
+    # --- one attempt
+
+    async def _attempt(self, ctx: RequestContext, attempt: Attempt) -> Judgement:
         """One call to one endpoint, judged. Owns the reply until it is committed."""
         peek = ctx.peek
         assert peek is not None
-        result: BufferedCommit | StreamCommit | Failure | None = None
+        result: Judgement | None = None
         try:
-            target = Target(attempt.provider, attempt.credential, attempt.candidate.endpoint)
+            target = Target(
+                attempt.provider, attempt.credential, attempt.candidate.endpoint, attempt.candidate.timeouts
+            )
             call = self._preparer.call(target, attempt.script.draft, attempt.first_token_s)
             if peek.stream:
-                async with asyncio.timeout(attempt.first_token_s):
+                async with asyncio.timeout(attempt.first_token_s) as attempt.timer:
+                    result = await self._ask(ctx, attempt, call)
+            elif attempt.deadline.kind is FailureKind.CLIENT_DEADLINE:
+                attempt.cut_by = FailureKind.CLIENT_DEADLINE
+                async with asyncio.timeout(attempt.deadline.at_s - attempt.started_s):
                     result = await self._ask(ctx, attempt, call)
             else:  # The transport's own deadlines say it all: headers, silence, total.
                 result = await self._ask(ctx, attempt, call)
         except UpstreamFault as fault:
             result = fault.failure
         except TimeoutError:
-            result = Failure(
-                FailureKind.FIRST_BYTE_TIMEOUT,
-                f"{attempt.provider.name} sent no output within {attempt.first_token_s:g} s.",
-            )
+            result = Failure(FailureKind.FIRST_BYTE_TIMEOUT, "")
+        except RouterXError:
+            self._cancelled(ctx, attempt)
+            raise
+        except Exception:
+            # Whatever a provider sends is its fault before it is ours: the next one may be readable.
+            log.exception("an answer of %s could not be read", attempt.provider.name)
+            result = Failure(FailureKind.UNREADABLE, f"{attempt.provider.name} sent an answer that cannot be read.")
         except BaseException:
-            now_s = self._clock.monotonic_s()
-            self._routing.abandoned(attempt.candidate.endpoint.key, attempt.credential.id, now_s)
-            self._note(ctx, attempt, CANCELLED)
+            self._cancelled(ctx, attempt)
             raise
         finally:
             if attempt.reply is not None and not isinstance(result, BufferedCommit | StreamCommit):
                 attempt.reply.abort()
         if isinstance(result, Failure):
-            result = self._told(attempt, result)
+            result = self._told(ctx, attempt, result)
             self._note(ctx, attempt, result.kind.value)
         else:
             self._note(ctx, attempt, Outcome.OK)
         return result
 
-    def _told(self, attempt: Attempt, failure: Failure) -> Failure:
-        """The failure as it goes on: named for the deadline that was passed, and without the secrets of its call."""
-        if failure.kind is FailureKind.FIRST_BYTE_TIMEOUT and attempt.total_first:
-            name = attempt.provider.name
-            return Failure(FailureKind.TOTAL_TIMEOUT, f"{name} did not answer within its total time.")
+    def _cancelled(self, ctx: RequestContext, attempt: Attempt) -> None:
+        self._abandon(ctx, attempt)
+        self._note(ctx, attempt, CANCELLED)
+
+    def _abandon(self, ctx: RequestContext, attempt: Attempt) -> None:
+        assert ctx.plan is not None
+        if not ctx.plan.own_key:
+            key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
+            self._routing.abandoned(key, attempt.credential.id, now_s)
+
+    def _told(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> Failure:
+        """The failure as it goes on: named for the deadline that was passed, blamed on the caller's own key where that
+        was refused, and without the secrets of its call."""
+        assert ctx.plan is not None
+        name = attempt.provider.name
+        if failure.kind is FailureKind.FIRST_BYTE_TIMEOUT:
+            if attempt.cut_by is FailureKind.TOTAL_TIMEOUT:
+                return Failure(attempt.cut_by, f"{name} did not answer within its total time.")
+            if attempt.cut_by is FailureKind.CLIENT_DEADLINE:
+                return Failure(attempt.cut_by, f"{name} did not answer before the deadline that the request set.")
+            return Failure(failure.kind, f"{name} sent no output within {attempt.first_token_s:g} s.")
+        if ctx.plan.own_key and failure.kind in (FailureKind.AUTH_FAILED, FailureKind.EXHAUSTED):
+            message = f"{name} refuses the key in X-RouterX-API-Key. No other key was tried."
+            failure = msgspec.structs.replace(failure, kind=FailureKind.BYOK_REJECTED, message=message)
         return redacted(failure, attempt.provider, attempt.credential)
 
-    async def _ask(
-        self, ctx: RequestContext, attempt: Attempt, call: UpstreamCall
-    ) -> BufferedCommit | StreamCommit | Failure:
+    async def _ask(self, ctx: RequestContext, attempt: Attempt, call: UpstreamCall) -> Judgement:
         attempt.progress = call.progress
         reply = await self._transports.get(attempt.provider).open(call)
         attempt.reply = reply
         attempt.status = reply.status
         attempt.first_byte_s = self._clock.monotonic_s() - attempt.started_s
-        return await self._judge(ctx, attempt, reply)
-
-    async def _judge(
-        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply
-    ) -> BufferedCommit | StreamCommit | Failure:
-        """Look at a reply until it is certain: an answer, its first content, or a failure."""
-        script, peek = attempt.script, ctx.peek
-        assert peek is not None
-        if reply.status != 200:
-            return script.dialect.classify(reply.status, reply.headers, await _error_body(reply))
-        content_type = reply.headers.get("Content-Type", "")
-        if peek.stream and content_type.lower().startswith(STREAMS):
-            return await self._first_content(ctx, attempt, reply)
-        body = await reply.read(RESPONSE_BYTES_MAX)
-        verdict = script.dialect.read_reply(peek.operation, content_type, body)
-        if isinstance(verdict, Failure):
-            return verdict
-        request_id = ctx.inbound.request_id
-        ctx.dropped = script.dropped
-        if (
-            peek.stream and peek.operation in COERCED
-        ):  # A stream was asked for and one whole answer came (FAULTS.md 38).
-            ctx.flags.append("coerced")
-            tap = stream_tap(script, peek, request_id)
-            head = tell_as_stream(script, tap, body, request_id)
-            return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, head)
-        if script.translates:
-            body, lost = tell_whole(script, body, request_id)
-            content_type = JSON
-            ctx.dropped = tuple(sorted({*script.dropped, *lost}))
-        return BufferedCommit(
-            attempt.candidate, attempt.credential, reply, attempt.started_s, body, content_type, verdict
-        )
-
-    async def _first_content(
-        self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply
-    ) -> StreamCommit | Failure:
-        assert ctx.peek is not None
-        tap = stream_tap(attempt.script, ctx.peek, ctx.inbound.request_id)
-        head = bytearray()
-        while not (tap.has_content or tap.done):
-            data = await reply.chunk()
-            if not data:
-                break
-            head += tap.feed(data)
-            if tap.failure is not None:  # Also beside content: nothing has been sent, so another may still answer.
-                return tap.failure
-            if len(head) > HEAD_BYTES_MAX and not tap.has_content:
-                return Failure(FailureKind.EVENT_TOO_LARGE, f"No content within {HEAD_BYTES_MAX} bytes of stream.")
-        if not tap.has_content and (failure := tap.close()) is not None:
-            return failure
-        ctx.dropped = attempt.script.dropped
-        return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, bytes(head))
+        return await judge(ctx, attempt, reply, self._clock)
 
     def _note(self, ctx: RequestContext, attempt: Attempt, outcome: str) -> None:
         """Write the attempt down. The one that answered is the last and the only one with outcome `ok`."""
         now_s = self._clock.monotonic_s()
         won = outcome == Outcome.OK
         ctx.upstream_s += now_s - attempt.started_s
-        if won:
+        if won and ctx.first_s is None:
             ctx.first_s = now_s
         ctx.attempts.append(
             AttemptRecord(
@@ -324,16 +427,6 @@ class AttemptLoop:
                 cost_est_nano=0 if won else _house_cost_nano(ctx, attempt, outcome),
             )
         )
-
-
-async def _error_body(reply: UpstreamReply) -> bytes:
-    """An error's body; nothing where it is too long or breaks off: the status says enough, and must not be lost."""
-    try:
-        body = await reply.read(ERROR_BYTES_MAX)
-    except UpstreamFault:
-        return b""
-    reply.release()
-    return body
 
 
 def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int:

@@ -14,6 +14,7 @@ from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome
 from routerx.domain.tenant import Principal
 from routerx.domain.wishes import NO_STEERING, Steering
+from routerx.gateway.rescue import Transcript
 from routerx.jsonx import Raw
 from routerx.ledger.base import Hold, Receipt
 from routerx.limits.base import Lease
@@ -66,6 +67,19 @@ class ClientStream(Protocol):
 
     async def finish(self, data: bytes) -> None:
         """Send the last bytes and end the response properly."""
+        ...
+
+
+class Waiting(Protocol):
+    """Comments to a caller who waits (gateway/keepalive.py)."""
+
+    started: bool
+    """The response has begun: its status is 200, and what fails from here on is told within it."""
+
+    def begin(self) -> None: ...
+
+    async def end(self) -> None:
+        """Returns when the last comment is written."""
         ...
 
 
@@ -124,7 +138,9 @@ class RequestContext:
         "snapshot",
         "terms",
         "told",
+        "transcript",
         "upstream_s",
+        "waiting",
         "writing",
     )
 
@@ -164,5 +180,9 @@ class RequestContext:
         self.outcome: str = Outcome.INTERNAL
         self.http_status = 500
         self.flags: list[str] = []
+        self.waiting: Waiting | None = None
+        """What keeps a caller of a stream patient."""
+        self.transcript: Transcript | None = None
+        """What has been delivered, where a broken stream may be rescued."""
         self.settled = False
         self.receipt: Receipt | None = None

@@ -6,10 +6,14 @@ that, so a slow caller slows the upstream down.
 """
 
 import asyncio
+import logging
 
 from routerx.clock import Clock
 from routerx.domain.failure import Failure, FailureKind, UpstreamFault
 from routerx.gateway.context import ClientStream, RequestContext, StreamCommit
+from routerx.gateway.judge import Deadline
+
+log = logging.getLogger("routerx.gateway.relay")
 
 TAIL_S = 10.0
 """How long to wait for usage and the end mark once every choice has finished: some providers send neither and do not
@@ -21,14 +25,16 @@ class CallerTooSlow(ConnectionError):
 
 
 async def relay(
-    ctx: RequestContext, commit: StreamCommit, client: ClientStream, clock: Clock, deadline_s: float
+    ctx: RequestContext, commit: StreamCommit, client: ClientStream, clock: Clock, deadline: Deadline
 ) -> Failure | None:
     """Forward until the stream ends. A Failure when the answer was cut short; None when `commit.tap.terminal` is whole.
 
     Raises ConnectionError when the caller has gone, CallerTooSlow when the deadline passed while it was not reading.
     """
     tap = commit.tap
-    total = asyncio.timeout(deadline_s - clock.monotonic_s())  # One timer a stream: silence and drips end by it alike.
+    total = asyncio.timeout(
+        deadline.at_s - clock.monotonic_s()
+    )  # One timer a stream: silence and drips end by it alike.
     try:
         async with total:
             await _pump(ctx, commit, client)
@@ -43,16 +49,32 @@ async def relay(
         if ctx.writing:
             raise CallerTooSlow("The caller did not read its answer.") from None
         if not tap.finished:
-            return Failure(FailureKind.TOTAL_TIMEOUT, "The provider did not finish within the total deadline.")
-    return tap.close()
+            return Failure(deadline.kind, "The provider did not finish before the deadline of the request.")
+    return _closed(commit)
+
+
+def _closed(commit: StreamCommit) -> Failure | None:
+    try:
+        return commit.tap.close()
+    except Exception:
+        return _unreadable(commit)
+
+
+def _unreadable(commit: StreamCommit) -> Failure:
+    """Whatever a provider sends is its fault before it is ours."""
+    provider = commit.candidate.endpoint.provider
+    log.exception("a stream of %s could not be read", provider)
+    return Failure(FailureKind.UNREADABLE, f"{provider} sent a stream that cannot be read.")
 
 
 async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
     """Until the last choice has finished, or the stream has ended in any other way."""
-    tap, reply = commit.tap, commit.reply
+    tap, reply, transcript = commit.tap, commit.reply, ctx.transcript
     out = commit.head
     while True:
         if out:
+            if transcript is not None:
+                transcript.add(out)
             # Before the wait: bytes that the socket has taken are delivered, whether or not it takes more.
             ctx.delivered = ctx.writing = True
             await client.write(out)

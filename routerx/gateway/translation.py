@@ -19,10 +19,12 @@ from routerx.domain.call import Candidate, Operation, Peek
 from routerx.domain.chat import ChatRequest, Media, MediaKind, Message, Part, ToolResult
 from routerx.domain.egress import EgressPolicy, Fetched
 from routerx.domain.embedding import EmbeddingRequest
-from routerx.domain.events import events_of
+from routerx.domain.events import Ended, Event, Failed, Finished, events_of, fold
+from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.policy import Translation
 from routerx.errors import InvalidParameter, MediaUnavailable, TranslationLossy, UnsupportedOperation
 from routerx.gateway.context import RequestContext
+from routerx.gateway.rescue import Rejoin, Rejoining, prefilled
 from routerx.providers.prepare import Draft
 from routerx.providers.quirks import asks_usage
 from routerx.providers.spec import Provider, Wire
@@ -59,6 +61,8 @@ class Script(msgspec.Struct, frozen=True):
     """What a chat's answer is written for; None where bytes pass, and for embeddings."""
     embedding: EmbeddingRequest | None = None
     dropped: tuple[str, ...] = ()
+    rejoin: Rejoin | None = None
+    """The answer goes on with one that broke off."""
 
 
 class _Lane(msgspec.Struct, frozen=True):
@@ -115,8 +119,17 @@ class Translator:
             self._lanes[key] = lane
         return lane
 
-    async def translated(self, ctx: RequestContext, candidate: Candidate) -> Script:
-        """The script of one attempt between two dialects. Awaits only where a URL has to be fetched.
+    async def rejoining(self, ctx: RequestContext, candidate: Candidate, rejoin: Rejoin) -> Script:
+        """The script of an attempt that goes on with a stream that broke off: whatever the dialects, its answer is read
+        event by event. Raises what translated() raises."""
+        script = self.passing(ctx, candidate) if not rejoin.given else None
+        if script is None:
+            script = await self.translated(ctx, candidate, given=rejoin.given)
+        return msgspec.structs.replace(script, translates=True, asked=_asked(ctx, canonical(ctx)), rejoin=rejoin)
+
+    async def translated(self, ctx: RequestContext, candidate: Candidate, *, given: str = "") -> Script:
+        """The script of one attempt between two dialects. Awaits only where a URL has to be fetched. `given`: the
+        beginning of the answer.
 
         Raises InvalidParameter for a request that cannot be told to this provider, and MediaRefused or MediaUnavailable
         for a URL that it would have to be given as bytes.
@@ -136,18 +149,14 @@ class Translator:
             ask_usage=draft.stream and asks_usage(provider.quirks),
             takes=provider.takes,
             reasoning_field=provider.reasoning_field,
+            continues=bool(given),
         )
         asked = embedding = None
         if draft.operation is Operation.CHAT:
             request = canonical(ctx)
             request = ctx.request = await self._inlined(request, spoken.target.inline_media, ctx.snapshot.server.egress)
-            asked = Asked(
-                request=request,
-                model=peek.model,
-                request_id=inbound.request_id,
-                created_s=inbound.started_ns // 1_000_000_000,
-            )
-            encoded = spoken.target.encode_request(request, aim)
+            asked = _asked(ctx, request)
+            encoded = spoken.target.encode_request(prefilled(request, given) if given else request, aim)
         elif draft.operation is Operation.EMBEDDINGS and caller.embedding_source and spoken.embedding_target:
             embedding = caller.embedding_source.decode_request(ctx.fields)
             encoded = spoken.embedding_target.encode_request(embedding, aim)
@@ -202,6 +211,17 @@ class Translator:
         )
 
 
+def _asked(ctx: RequestContext, request: ChatRequest) -> Asked:
+    inbound, peek = ctx.inbound, ctx.peek
+    assert peek is not None
+    return Asked(
+        request=request,
+        model=peek.model,
+        request_id=inbound.request_id,
+        created_s=inbound.started_ns // 1_000_000_000,
+    )
+
+
 def canonical(ctx: RequestContext) -> ChatRequest:
     """The caller's request in canonical form, decoded once. Raises InvalidParameter."""
     if ctx.request is None:
@@ -233,6 +253,41 @@ def stream_tap(script: Script, peek: Peek, request_id: str) -> StreamTap:
     encoder = script.caller.source.encoder(script.asked)
     choices = 1 if "n" in script.dropped else peek.choices
     return EventTap(target.decoder(request_id), target.splitter(), encoder, choices=choices)
+
+
+def rejoining_tap(script: Script, rejoin: Rejoin, request_id: str) -> tuple[EventTap, Rejoining]:
+    """The tap of a stream that goes on with another, and the decoder in it that proves it does."""
+    assert script.asked is not None
+    target = script.dialect.target
+    encoder = script.caller.source.encoder(script.asked)
+    for event in rejoin.delivered.retold():
+        encoder.encode(event)  # The caller has it: it only brings the encoder to where the caller is.
+    rejoining = Rejoining(target.decoder(request_id), rejoin)
+    tap = EventTap(rejoining, target.splitter(), encoder)
+    if not rejoin.given:  # All of it is this provider's work, and is charged as such where it reports nothing.
+        tap.output_chars = sum(len(text.encode("utf-8", "replace")) for _, text in rejoin.runs)
+    return tap, rejoining
+
+
+def gathered(script: Script, body: bytes, request_id: str) -> list[Event] | Failure:
+    """The events of a whole stream that came where one whole answer was asked for (FAULTS.md 39)."""
+    target = script.dialect.target
+    decoder, splitter = target.decoder(request_id), target.splitter()
+    frames = splitter.feed(body)[1]
+    last = splitter.finish()[1]
+    events = [event for frame in (*frames, *([last] if last else ())) if frame.data for event in decoder.feed(frame)]
+    events += decoder.finish()
+    for event in events:
+        if isinstance(event, Failed):
+            return event.failure
+    if not any(isinstance(event, Finished | Ended) for event in events):
+        return Failure(FailureKind.TRUNCATED, "The provider's answer ended before it was finished.")
+    return events
+
+
+def tell_gathered(script: Script, ctx: RequestContext, events: list[Event]) -> tuple[bytes, tuple[str, ...]]:
+    """Such a stream as the caller's one whole answer, and what of it the caller's wire cannot say."""
+    return script.caller.source.encode_answer(fold(events), _asked(ctx, canonical(ctx)))
 
 
 def tell_as_stream(script: Script, tap: StreamTap, body: bytes, request_id: str) -> bytes:

@@ -17,6 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from routerx import __version__, jsonx
 from routerx.domain.call import Operation, UpstreamCall
 from routerx.domain.model import Endpoint
+from routerx.domain.policy import Timeouts
 from routerx.errors import ConfigError
 from routerx.providers import quirks
 from routerx.providers.quirks import Transform
@@ -68,6 +69,7 @@ class Target(msgspec.Struct, frozen=True):
     provider: Provider
     credential: Credential
     endpoint: Endpoint
+    timeouts: Timeouts
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -131,7 +133,7 @@ class Preparer:
             headers=_with(headers, draft.headers) if draft.headers else headers,
             body=draft.body if draft.body is not None else jsonx.encode(fields),
             stream=draft.stream,
-            timeouts=provider.timeouts,
+            timeouts=target.timeouts,
             first_byte_s=first_byte_s,
             proxy=provider.proxy,
         )

@@ -36,11 +36,14 @@ class AttemptState(msgspec.Struct, frozen=True):
     remaining_s: float
     """Until the request's total deadline."""
     now_s: float
+    any_error: bool = False
+    """The caller named further models itself, to go on to after whatever failure."""
 
 
 def following(plan: Plan, index: int, failure: Failure) -> int | None:
-    """The index of the candidate an Advance goes to. After CONTEXT_EXCEEDED only a larger window will do."""
-    if failure.kind is not FailureKind.CONTEXT_EXCEEDED:
+    """The index of the candidate an Advance goes to. After CONTEXT_EXCEEDED only a larger window will do, unless the
+    caller has named the next one itself."""
+    if failure.kind is not FailureKind.CONTEXT_EXCEEDED or plan.any_error:
         return index + 1 if index + 1 < len(plan.candidates) else None
     window = plan.candidates[index].endpoint.context_tokens
     for later in range(index + 1, len(plan.candidates)):
@@ -59,7 +62,7 @@ def decide(
     if attempt.attempts >= retry.attempts_max or attempt.remaining_s <= 0:
         return Stop(failure)
     if rule.next is Next.STOP:
-        return onwards if failure.kind is FailureKind.CONTEXT_EXCEEDED else Stop(failure)
+        return onwards if _may_be_resent(failure, attempt, policy) else Stop(failure)
     if rule.effect in (Effect.COOL, Effect.QUARANTINE) and attempt.ready_in_s <= 0:
         # The credential is out, and the endpoint has another one: not a retry, the fault was the credential's.
         return Retry(delay_s=0.0)
@@ -74,6 +77,18 @@ def decide(
     if delay_s is None or attempt.tries > retry.retries_max or delay_s >= attempt.remaining_s:
         return onwards
     return Retry(delay_s) if budget.spend(attempt.now_s) else onwards
+
+
+def _may_be_resent(failure: Failure, attempt: AttemptState, policy: Policy) -> bool:
+    """Whether what one provider refused may be asked of another one."""
+    match failure.kind:
+        case FailureKind.CLIENT_DEADLINE | FailureKind.BYOK_REJECTED:
+            return False
+        case FailureKind.CONTEXT_EXCEEDED:
+            return True
+        case FailureKind.CONTENT_REJECTED:
+            return attempt.any_error or policy.resend_rejected
+    return attempt.any_error
 
 
 def _delay_s(failure: Failure, attempt: AttemptState, retry: RetryPolicy, rng: random.Random) -> float | None:

@@ -124,7 +124,8 @@ def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
             if provider is None or rule is not None:
                 excluded.append(Exclusion(endpoint.key, rule if rule is not None else "no_provider"))
             else:
-                kept.append(Option(Candidate(endpoint, is_fallback), provider))
+                timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
+                kept.append(Option(Candidate(endpoint, is_fallback, timeouts), provider))
         groups += _grouped(kept, sort)
     if not groups:
         _refuse(resolved, excluded, tenant)

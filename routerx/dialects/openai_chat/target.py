@@ -80,6 +80,9 @@ def encode_request(request: ChatRequest, aim: Aim) -> Encoded:
     last = request.messages[-1] if request.messages else None
     if last is not None and last.role is Role.ASSISTANT and Capability.PREFILL not in aim.capabilities:
         dropped.add("prefill")
+    if aim.continues:
+        # Mistral's and DeepSeek's mark of a beginning (their API references, "prefix").
+        fields["messages"][-1]["prefix"] = True
     return Encoded(fields, tuple(sorted(dropped)))
 
 

@@ -8,6 +8,7 @@ import pytest
 from routerx import __version__
 from routerx.domain.call import Operation, UpstreamCall
 from routerx.domain.model import Endpoint
+from routerx.domain.policy import Timeouts
 from routerx.errors import ConfigError
 from routerx.jsonx import request_object
 from routerx.providers.prepare import BASES_MAX, Draft, Preparer, Target, header_problem
@@ -50,7 +51,7 @@ def prepare(
     as_usual = {"operation": Operation.CHAT, "wire": Wire("openai"), "path": "/chat/completions", "stream": False}
     draft = Draft(fields=request_object(body), **(as_usual | drafted))
     preparer = Preparer() if preparer is None else preparer
-    return preparer.call(Target(provider, credential, endpoint()), draft, 12.0)
+    return preparer.call(Target(provider, credential, endpoint(), provider.timeouts), draft, 12.0)
 
 
 def test_fields_keep_their_exact_bytes() -> None:
@@ -113,7 +114,9 @@ def test_a_quirk_changes_the_call_and_not_the_draft() -> None:
     fields = {"max_completion_tokens": 9}
     draft = Draft(Operation.CHAT, Wire("openai"), "/chat/completions", stream=False, fields=fields)
 
-    Preparer().call(Target(provider(quirks=frozenset({Quirk.MAX_TOKENS})), LAB_KEY, endpoint()), draft, 12.0)
+    Preparer().call(
+        Target(provider(quirks=frozenset({Quirk.MAX_TOKENS})), LAB_KEY, endpoint(), Timeouts()), draft, 12.0
+    )
 
     assert fields == {"max_completion_tokens": 9}
 
