@@ -107,6 +107,8 @@ class Plan(msgspec.Struct, frozen=True):
     """`:free` was asked for and is allowed."""
     any_error: bool = False
     """The caller named further models itself: every failure, also a rejection, goes on to the next candidate."""
+    ordered: bool = False
+    """The caller said in which order; nothing else may change it."""
     own_key: bool = False
     """The caller brings its own credential; all candidates are of the provider it is for."""
 

@@ -87,4 +87,4 @@ class RequestRecord(msgspec.Struct, frozen=True):
     user: str | None = None
     app: str | None = None
     flags: tuple[str, ...] = ()
-    """`overrun`, `missing_done`, `coerced`, `anomaly`, `cancelled`, `unpriced` …"""
+    """`overrun`, `missing_done`, `coerced`, `anomaly`, `cancelled`, `unpriced`, `rescued`, `byok` …"""

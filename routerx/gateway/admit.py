@@ -49,7 +49,7 @@ def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMod
     terms = PriceSnapshot(endpoint.price, tenant.plan.markup_bp)
     if tenant.plan.billing is Billing.OFF:
         return BillingMode.OFF, terms
-    if plan.free or endpoint.price.is_free:
+    if plan.free or plan.own_key or endpoint.price.is_free:  # With its own key the caller pays the provider itself.
         return BillingMode.FREE, terms
     return BillingMode.PAID, terms
 

@@ -233,7 +233,7 @@ class AttemptLoop:
         assert ctx.plan is not None
         own_key = ctx.inbound.steering.own_key
         if own_key is not None:
-            return Credential(id=f"own-{fingerprint(own_key)}", secret=own_key)
+            return Credential(id=f"own-{fingerprint(own_key)}", secret=own_key, transient=True)
         return self._routing.pick_credential(provider, candidate.endpoint, ctx.plan.policy, now_s)
 
     def _failed(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:

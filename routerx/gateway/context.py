@@ -107,6 +107,8 @@ class StreamCommit(Committed, frozen=True):
     tap: StreamTap
     head: bytes
     """Frames up to and with the first content; nothing of them has been sent."""
+    given_chars: int = 0
+    """UTF-8 bytes of the answer that another endpoint had made and this one was given to go on with."""
 
 
 class RequestContext:
@@ -117,6 +119,7 @@ class RequestContext:
         "billing",
         "candidate",
         "committed",
+        "conversation",
         "cut_off",
         "delivered",
         "dropped",
@@ -180,6 +183,8 @@ class RequestContext:
         self.outcome: str = Outcome.INTERNAL
         self.http_status = 500
         self.flags: list[str] = []
+        self.conversation: bytes | None = None
+        """Which one it is, where it stays with its endpoint."""
         self.waiting: Waiting | None = None
         """What keeps a caller of a stream patient."""
         self.transcript: Transcript | None = None

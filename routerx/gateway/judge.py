@@ -118,7 +118,9 @@ def _whole(ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, body: by
             return tap.failure
         ctx.flags.append("coerced")
         ctx.dropped = dropped
-        return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, head)
+        return StreamCommit(
+            attempt.candidate, attempt.credential, reply, attempt.started_s, tap, head, _given_chars(script)
+        )
     if script.translates:
         body, lost = tell_whole(script, body, request_id)
         content_type = JSON
@@ -171,7 +173,13 @@ async def _beginning(
     if not (is_open and tap.has_content) and (failure := tap.close()) is not None:
         return failure
     ctx.dropped = script.dropped
-    return StreamCommit(attempt.candidate, attempt.credential, reply, attempt.started_s, tap, bytes(head))
+    return StreamCommit(
+        attempt.candidate, attempt.credential, reply, attempt.started_s, tap, bytes(head), _given_chars(script)
+    )
+
+
+def _given_chars(script: Script) -> int:
+    return len(script.rejoin.given.encode("utf-8", "replace")) if script.rejoin is not None else 0
 
 
 class _Hold:

@@ -17,6 +17,7 @@ from routerx.domain.record import Outcome, RequestRecord
 from routerx.errors import RateLimited, RouterXError, ShuttingDown
 from routerx.gateway import metadata
 from routerx.gateway.admit import place_hold, terms_of, tokens_expected
+from routerx.gateway.affinity import Affinity, conversation_of
 from routerx.gateway.attempt import AttemptLoop, deadline_of
 from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
 from routerx.gateway.headers import cost_headers, route_headers
@@ -57,6 +58,7 @@ class Gateway:
         self._parts = parts
         self._active: dict[asyncio.Task[object], RequestContext] = {}
         self._tasks = TaskSet()
+        self._affinity = Affinity()
         self._cutting_off = False
 
     @property
@@ -136,6 +138,10 @@ class Gateway:
         ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
         now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
         ctx.plan = make_plan(peek, principal, snapshot, parts.routing, now_s)
+        if ctx.plan.policy.affinity_s is not None and not ctx.plan.ordered:
+            ctx.conversation = conversation_of(ctx)
+            if ctx.conversation is not None:
+                ctx.plan = self._affinity.seated(ctx.conversation, ctx.plan, now_s)
         tokens = tokens_expected(peek, ctx.plan, principal.tenant)
         # The hold first: a request that cannot be paid for must not use up the limits.
         ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan)
@@ -161,6 +167,8 @@ class Gateway:
         ctx.billing, ctx.terms = terms_of(commit.candidate.endpoint, ctx.plan, ctx.principal.tenant)
         if ctx.terms is None:
             ctx.flags.append("unpriced")
+        if ctx.plan.own_key:
+            ctx.flags.append("byok")
         self._count_dropped(ctx, ctx.dropped)
 
     def _count_dropped(self, ctx: RequestContext, names: Collection[str]) -> None:
@@ -303,6 +311,8 @@ class Gateway:
         if ctx.plan is not None and ctx.plan.own_key:
             return
         now_s = self._parts.clock.monotonic_s()
+        if ctx.conversation is not None and ctx.plan is not None and ctx.plan.policy.affinity_s is not None:
+            self._affinity.sit(ctx.conversation, commit.candidate, now_s + ctx.plan.policy.affinity_s)
         ttft_s = first_s - commit.started_s if first_s is not None and first_s > commit.started_s else None
         key = commit.candidate.endpoint.key
         self._parts.routing.succeeded(key, commit.credential.id, ttft_s, now_s - commit.started_s, now_s)

@@ -31,6 +31,19 @@ async def relay(
 
     Raises ConnectionError when the caller has gone, CallerTooSlow when the deadline passed while it was not reading.
     """
+    try:
+        return await _relay(ctx, commit, client, clock, deadline)
+    except ConnectionError:
+        raise
+    except Exception:  # Whatever a provider sends is its fault before it is ours.
+        provider = commit.candidate.endpoint.provider
+        log.exception("a stream of %s could not be read", provider)
+        return Failure(FailureKind.UNREADABLE, f"{provider} sent a stream that cannot be read.")
+
+
+async def _relay(
+    ctx: RequestContext, commit: StreamCommit, client: ClientStream, clock: Clock, deadline: Deadline
+) -> Failure | None:
     tap = commit.tap
     total = asyncio.timeout(
         deadline.at_s - clock.monotonic_s()
@@ -50,21 +63,7 @@ async def relay(
             raise CallerTooSlow("The caller did not read its answer.") from None
         if not tap.finished:
             return Failure(deadline.kind, "The provider did not finish before the deadline of the request.")
-    return _closed(commit)
-
-
-def _closed(commit: StreamCommit) -> Failure | None:
-    try:
-        return commit.tap.close()
-    except Exception:
-        return _unreadable(commit)
-
-
-def _unreadable(commit: StreamCommit) -> Failure:
-    """Whatever a provider sends is its fault before it is ours."""
-    provider = commit.candidate.endpoint.provider
-    log.exception("a stream of %s could not be read", provider)
-    return Failure(FailureKind.UNREADABLE, f"{provider} sent a stream that cannot be read.")
+    return tap.close()
 
 
 async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:

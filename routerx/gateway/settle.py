@@ -1,6 +1,6 @@
 """Step 10 of the road: from what happened to what is owed and written. Synchronous, and once per request.
 
-The charge policy (MONEY.md section 4) is `consumption`: rows A-D, E, G, H, I, K, L and P, each a case of one function.
+The charge policy (MONEY.md section 4) is `consumption`: rows A-E, G-I, K, L, P and X, each a case of one function.
 """
 
 from typing import assert_never
@@ -9,6 +9,7 @@ import msgspec
 
 from routerx.clock import Clock
 from routerx.domain.call import Operation, Peek
+from routerx.domain.failure import FailureKind
 from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
@@ -171,8 +172,8 @@ class Settler:
             return self._delivered(ctx, charged=True)
         if ctx.outcome in CLIENT_GONE_EARLY:
             return self._abandoned(ctx, now_s)
-        if ctx.delivered:  # Rows H and K: an answer cut short is not charged.
-            return self._delivered(ctx, charged=False)
+        if ctx.delivered:  # Rows H and K: an answer cut short is not charged, unless the caller wanted no more of it.
+            return self._delivered(ctx, charged=ctx.outcome == FailureKind.CLIENT_DEADLINE)
         return NOTHING  # Row G, and everything that was refused before it started.
 
     def _complete(self, ctx: RequestContext) -> Consumption:
@@ -199,6 +200,8 @@ class Settler:
                 usage, chars = result.usage, result.output_chars if result.usage is None else len(body)
             case _:
                 assert_never(committed)
+        if isinstance(committed, StreamCommit) and committed.given_chars > 0:
+            return self._continued(ctx, committed, usage, charged=charged)
         if usage is not None:
             if plausible(usage, peek, committed.candidate.endpoint):
                 missing = _unreported(committed, usage, chars)
@@ -214,6 +217,21 @@ class Settler:
         if peek.operation is Operation.EMBEDDINGS:
             chars = 0
         return self._estimate(ctx, estimated(peek.input_tokens_likely, chars), charged=charged)
+
+    def _continued(
+        self, ctx: RequestContext, committed: StreamCommit, usage: Usage | None, *, charged: bool
+    ) -> Consumption:
+        """Row X: of an answer whose beginning another endpoint made, the prompt once and all of the answer, by the price
+        of the endpoint that finished: a request has one."""
+        assert ctx.peek is not None
+        given = estimated(0, committed.given_chars).out_text
+        if usage is None or not plausible(usage, ctx.peek, committed.candidate.endpoint):
+            whole = estimated(ctx.peek.input_tokens_likely, committed.given_chars + committed.tap.output_chars)
+        else:
+            whole = msgspec.structs.replace(
+                usage, in_fresh=max(0, usage.in_fresh - given), out_text=usage.out_text + given
+            )
+        return self._estimate(ctx, whole, charged=charged)
 
     def _abandoned(self, ctx: RequestContext, now_s: float) -> Consumption:
         """Row D: the caller left before the first token; free within the key's allowance, else the prompt."""

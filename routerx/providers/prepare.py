@@ -125,12 +125,15 @@ class Preparer:
         headers = base.stream_headers if draft.stream else base.headers
         if draft.content_type is not None:
             headers = _as_content(headers, draft.content_type)
+        if draft.headers:
+            headers = _with(headers, draft.headers)
         return UpstreamCall(
             endpoint=target.endpoint.key,
             provider=provider.name,
             method="POST",
             url=base.urls.get(draft.path) or _url(base, target, draft),
-            headers=_with(headers, draft.headers) if draft.headers else headers,
+            # What may change is encoded for each call, and so not kept.
+            headers=headers.copy() if target.credential.transient else headers,
             body=draft.body if draft.body is not None else jsonx.encode(fields),
             stream=draft.stream,
             timeouts=target.timeouts,
@@ -152,6 +155,8 @@ class Preparer:
                 stream_headers=header_block(provider, credential, accept=EVENT_STREAM),
                 transforms=quirks.transforms(provider.quirks, draft.operation, draft.wire.dialect),
             )
+            if credential.transient:
+                return base
             if len(self._bases) >= BASES_MAX:
                 self._bases.clear()
             self._bases[key] = base

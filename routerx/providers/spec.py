@@ -29,6 +29,8 @@ class Credential(msgspec.Struct, frozen=True):
     secret: Secret | None
     rpm: int | None = None
     tpm: int | None = None
+    transient: bool = False
+    """A caller's own: nothing that holds it outlives its request."""
 
 
 class RequestLimit(msgspec.Struct, frozen=True):
@@ -67,6 +69,8 @@ class Provider(msgspec.Struct, frozen=True):
     """No trailing slash."""
     auth: Auth
     credentials: tuple[Credential, ...]
+    credentials_off: tuple[Credential, ...] = ()
+    """Keys that are switched off: nothing is sent with them."""
     timeouts: Timeouts = Timeouts()
     quirks: frozenset[str] = frozenset()
     """Names of functions and switches in providers/quirks.py."""
