@@ -38,6 +38,7 @@ def compile_snapshot(run: Compilation, generation: int) -> Snapshot:
         keys=customers.keys,
         files=run.document.sources.files,
         include_globs=run.document.sources.globs,
+        idle=sources.idle,
         notices=tuple(run.notices),
     )
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import msgspec
@@ -9,6 +11,7 @@ import msgspec
 from routerx.config.compilation import Compilation
 from routerx.config.problems import Path
 from routerx.config.schema import ProviderEntry
+from routerx.config.snapshot import IdleProvider
 from routerx.dialects.base import OPTIONAL
 from routerx.dialects.registry import NAMES as DIALECTS
 from routerx.domain.call import Operation
@@ -43,8 +46,8 @@ class Sources(msgspec.Struct, frozen=True):
     """Who can be called."""
 
     live: dict[str, Source]
-    idle: frozenset[str] = frozenset()
-    """Configured, but without the key they need: left out."""
+    idle: Mapping[str, IdleProvider] = MappingProxyType({})
+    """Configured, but switched off or without the key they need: left out."""
     mock_serves_all: bool = False
     """The mock provider stands in for every catalogue model that nobody else serves."""
 
@@ -53,32 +56,45 @@ def compile_providers(run: Compilation) -> Sources:
     """Every provider that can be called, with the mock under those that cannot or shall not be."""
     entries = run.config.providers if run.config.providers is not None else {}
     found = {name: source for name, entry in entries.items() if (source := _source(run, name, entry)) is not None}
-    off = frozenset(name for name, entry in entries.items() if not entry.enabled)
+    off = {name for name, entry in entries.items() if not entry.enabled or _all_keys_are_off(entry)}
     if off:
         run.notice(f"providers that are off: {', '.join(sorted(off))}")
-        found = {name: source for name, source in found.items() if name not in off}
+        idle = _idle({name: found.pop(name) for name in sorted(off) if name in found}, "off")
         if not found:  # Nobody asked for the mock.
-            return Sources(live={}, idle=off)
+            return Sources(live={}, idle=idle)
+    else:
+        idle = {}
     mode = run.settings.effective_mode if run.settings.effective_mode is not None else run.config.server.mode
     if mode == "mock":
         run.notice("mode is mock: the built-in mock answers for every provider")
-        return _mocked(run, found, serves_all=not found)
+        return _mocked(run, found, idle, serves_all=not found)
     if any(source.usable and source.provider.mock is None for source in found.values()):
         for name, source in found.items():
             if not source.usable:
                 run.notice(f"provider {name!r} has no key and is left out")
         live = {name: source for name, source in found.items() if source.usable}
-        return Sources(live=live, idle=(frozenset(found) | off) - live.keys())
+        keyless = {name: source for name, source in found.items() if not source.usable}
+        return Sources(live=live, idle={**idle, **_idle(keyless, "no_key")})
     unusable = not found or any(not source.usable for source in found.values())
     if mode == "real" and unusable:
         reason = "the mode is real, but no provider has a key; set one, or leave the mode out"
         run.problems.add(("server", "mode"), reason, value=False)
     if unusable:
         run.notice("no provider has a key: the built-in mock answers")
-    return _mocked(run, found, serves_all=True)
+    return _mocked(run, found, idle, serves_all=True)
 
 
-def _mocked(run: Compilation, found: dict[str, Source], *, serves_all: bool) -> Sources:
+def _all_keys_are_off(entry: ProviderEntry) -> bool:
+    return bool(entry.keys) and not any(key.enabled for key in entry.keys)
+
+
+def _idle(sources: dict[str, Source], reason: str) -> dict[str, IdleProvider]:
+    return {name: IdleProvider(source.provider, reason) for name, source in sources.items()}
+
+
+def _mocked(
+    run: Compilation, found: dict[str, Source], idle: Mapping[str, IdleProvider], *, serves_all: bool
+) -> Sources:
     live = {
         name: source
         if source.provider.mock is not None
@@ -89,7 +105,7 @@ def _mocked(run: Compilation, found: dict[str, Source], *, serves_all: bool) -> 
         built_in = _source(run, run.facts.mock, ProviderEntry())
         assert built_in is not None, "the mock preset needs nothing"
         live[run.facts.mock] = built_in
-    return Sources(live=live, mock_serves_all=serves_all)
+    return Sources(live=live, idle=idle, mock_serves_all=serves_all)
 
 
 def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
@@ -105,7 +121,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
     _check_dialects(run, path, entry)
     # Another wire has other manners: its own header for the key, its own version header.
     manners = preset if preset is not None and dialect == preset.dialect else run.facts.find_preset(dialect)
-    credentials = _credentials(run, path, name, entry)
+    credentials, credentials_off = _credentials(run, path, name, entry)
     key_required = preset.key_required if preset is not None else bool(entry.keys)
     is_mock = preset is not None and preset.name == run.facts.mock
     mock = None
@@ -119,6 +135,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         base_url=url,
         auth=_auth(entry, manners, credentials),
         credentials=credentials if credentials else (Credential(id=f"{name}-none", secret=None),),
+        credentials_off=credentials_off,
         timeouts=_timeouts(run, entry),
         quirks=(preset.quirks if preset is not None else frozenset()) | frozenset(map(str, entry.quirks)),
         headers=_headers(run, path, entry, manners),
@@ -214,8 +231,12 @@ def _url_problem(url: str) -> str | None:
     return None
 
 
-def _credentials(run: Compilation, path: Path, name: str, entry: ProviderEntry) -> tuple[Credential, ...]:
+def _credentials(
+    run: Compilation, path: Path, name: str, entry: ProviderEntry
+) -> tuple[tuple[Credential, ...], tuple[Credential, ...]]:
+    """Those that are on, and those that are off."""
     found: dict[Secret, Credential] = {}
+    off: set[str] = set()
     for index, item in enumerate(entry.keys):
         where: Path = (*path, "keys", index, "key")
         text = item.key.reveal()
@@ -230,7 +251,10 @@ def _credentials(run: Compilation, path: Path, name: str, entry: ProviderEntry) 
             found[item.key] = Credential(
                 id=f"{name}-{fingerprint(item.key)}", secret=item.key, rpm=item.rpm, tpm=item.tpm
             )
-    return tuple(found.values())
+            if not item.enabled:
+                off.add(found[item.key].id)
+    every = found.values()
+    return tuple(one for one in every if one.id not in off), tuple(one for one in every if one.id in off)
 
 
 def _timeouts(run: Compilation, entry: ProviderEntry) -> Timeouts:

@@ -46,7 +46,9 @@ def compile_server(run: Compilation) -> ServerConfig:
         log_retention_days=run.config.ledger.log_retention,
         egress=_egress(run),
         keep_alive_s=block.keep_alive,
-        health_interval_s=block.health_interval,
+        health_interval_s=(
+            settings.health_interval_s if settings.health_interval_s is not None else block.health_interval
+        ),
         metadata_always=block.routing_metadata == "always",
     )
     if not server.auth and (place := exposed_at(run, server)) is not None:

@@ -83,6 +83,21 @@ def include_globs(path: str) -> tuple[str, ...]:
     return patterns
 
 
+def include_files(path: str) -> tuple[str, ...]:
+    """The files that the file at `path` includes, as they are now."""
+    reader = _Reader({}, Problems())
+    patterns = reader.include_patterns(reader.read(path), path)
+    return tuple(file for pattern in patterns for file in reader.matches(pattern))
+
+
+def parse_tree(text: str) -> Tree:
+    """What one file says, references as they are written. Raises yaml.YAMLError for what is no configuration."""
+    try:
+        return _Builder(text, "", Problems()).build()
+    except _Refused as refused:
+        raise yaml.YAMLError(str(refused)) from None
+
+
 class _Reader:
     """One load: the files seen so far, and where everything stands."""
 

@@ -122,6 +122,7 @@ class KeyEntry(ShortBlock):
     key: Annotated[SecretText, Field(description="The provider's key, as a reference.")]
     rpm: Annotated[Count | None, Field(description="Requests per minute that may use this key.")] = None
     tpm: Annotated[Count | None, Field(description="Tokens per minute that may be spent with this key.")] = None
+    enabled: Annotated[Flag, Field(description="off: nothing is sent with this key.")] = True
 
 
 class TimeoutsBlock(Block):

@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from routerx.config.document import Tree
 from routerx.config.problems import Mark, Problems
-from routerx.config.scalars import Flag, SecretText, Text, parse_deadline
+from routerx.config.scalars import Flag, SecretText, Text, parse_deadline, parse_duration
 from routerx.errors import ConfigError
 from routerx.providers.spec import Preset
 
@@ -31,13 +31,12 @@ CONFIG_FILE = "routerx.yaml"
 SERVICES_MAX = 100
 
 _AUTH_KEY = re.compile(r"^AUTH_KEY(_[0-9]{1,2})?$")
-_BARE_SECONDS = re.compile(r"^[0-9]+(\.[0-9]+)?$")
+_BARE_NUMBER = re.compile(r"^[0-9]+(\.[0-9]+)?$")
 _LEVELS = {"warn": "warning", "critical": "error", "fatal": "error", "trace": "debug"}
 _UNUSED = {
     "REDIS_URL": "limits are kept in this process",
     "JWT_SECRET": "there is no login by token",
     "OTEL_ENDPOINT": "traces are not exported",
-    "HEALTH_CHECK_INTERVAL": "providers are judged by the calls they answer",
     "ROUTERX_SEED": "demo data is not generated",
 }
 
@@ -45,7 +44,13 @@ _UNUSED = {
 def _seconds(value: object) -> float:
     """`30` or `30s`."""
     text = str(value).strip()
-    return parse_deadline(f"{text}s" if _BARE_SECONDS.match(text) else text)
+    return parse_deadline(f"{text}s" if _BARE_NUMBER.match(text) else text)
+
+
+def _milliseconds(value: object) -> float:
+    """`30000` or `30s`, as seconds; 0 is allowed."""
+    text = str(value).strip()
+    return parse_duration(f"{text}ms" if _BARE_NUMBER.match(text) else text)
 
 
 def _port(value: object) -> int:
@@ -94,6 +99,9 @@ class Settings(BaseSettings):
     database_url: Annotated[Text | None, _names("ROUTERX_DATABASE_URL", "DATABASE_URL")] = None
     request_timeout_s: Annotated[
         float | None, BeforeValidator(_seconds), _names("ROUTERX_REQUEST_TIMEOUT", "REQUEST_TIMEOUT")
+    ] = None
+    health_interval_s: Annotated[
+        float | None, BeforeValidator(_milliseconds), _names("ROUTERX_HEALTH_INTERVAL", "HEALTH_CHECK_INTERVAL")
     ] = None
     auth: Annotated[Flag | None, _names("ROUTERX_AUTH", "ENABLE_AUTH")] = None
     auth_header: Annotated[Text | None, _names("ROUTERX_AUTH_HEADER", "AUTH_HEADER_NAME")] = None

@@ -1,6 +1,7 @@
 """The compiled configuration. One immutable Snapshot per request; a reload swaps one reference or changes nothing."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -52,6 +53,14 @@ RESTART_ONLY = frozenset(
 )
 
 
+class IdleProvider(msgspec.Struct, frozen=True):
+    """A provider that is configured and not called."""
+
+    provider: Provider
+    reason: str
+    """`off`, or `no_key`: it needs one and has none that is on."""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything a request needs to know of the configuration."""
 
@@ -71,6 +80,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """What was read, for watching and for messages."""
     include_globs: tuple[str, ...] = ()
     """Patterns that new files may come to match."""
+    idle: Mapping[str, IdleProvider] = MappingProxyType({})
+    """Configured providers that are not among `providers`."""
     notices: tuple[str, ...] = ()
     """Things an operator should know that are not errors."""
 

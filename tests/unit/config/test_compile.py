@@ -380,3 +380,22 @@ def test_what_a_known_model_refuses_stays_when_a_file_says_what_it_can_do(folder
     )
     endpoint = folder.load(text).models["mine"].endpoints[0]
     assert endpoint.capabilities == {Capability.TOOLS, Capability.FIXED_SAMPLING}
+
+
+def test_a_key_that_is_off_is_known_and_not_used(folder: Folder):
+    text = 'providers: {openai: {keys: [{key: "${env:OPENAI_API_KEY}"}, {key: "${env:B}", enabled: off}]}}\n'
+    provider = folder.load(text, {**WITH_KEY, "B": "sk-canary-b"}).providers["openai"]
+    assert [one.secret and one.secret.reveal() for one in provider.credentials_off] == ["sk-canary-b"]
+    assert len(provider.credentials) == 1
+
+
+def test_a_provider_whose_keys_are_all_off_is_off_and_no_mock_stands_in(folder: Folder):
+    snapshot = folder.load('providers: {openai: {keys: [{key: "${env:OPENAI_API_KEY}", enabled: off}]}}\n', WITH_KEY)
+    assert (dict(snapshot.providers), dict(snapshot.models)) == ({}, {})
+    assert snapshot.idle["openai"].reason == "off"
+
+
+def test_a_provider_without_its_key_is_idle(folder: Folder):
+    text = 'providers: {openai: {keys: ["${env:OPENAI_API_KEY}"]}, openrouter: {keys: ["${env:NONE:-}"]}}\n'
+    snapshot = folder.load(text, WITH_KEY)
+    assert {name: idle.reason for name, idle in snapshot.idle.items()} == {"openrouter": "no_key"}

@@ -67,8 +67,20 @@ def test_real_calls_can_be_switched_off(folder: Folder, value: str, mocked: bool
     assert snapshot.providers["openai"].mock == (MockSettings() if mocked else None)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "seconds"),
+    [
+        ("HEALTH_CHECK_INTERVAL", "30000", 30.0),
+        ("HEALTH_CHECK_INTERVAL", "0", 0.0),
+        ("ROUTERX_HEALTH_INTERVAL", "2m", 120.0),
+    ],
+)
+def test_the_health_interval_is_in_milliseconds_or_has_a_unit(folder: Folder, name: str, value: str, seconds: float):
+    assert folder.load(TWO_LINES, {**WITH_KEY, name: value}).server.health_interval_s == seconds
+
+
 def test_what_this_version_does_not_use_is_accepted_and_told(folder: Folder):
-    names = ("REDIS_URL", "JWT_SECRET", "OTEL_ENDPOINT", "HEALTH_CHECK_INTERVAL", "ROUTERX_SEED")
+    names = ("REDIS_URL", "JWT_SECRET", "OTEL_ENDPOINT", "ROUTERX_SEED")
     notices = folder.load(TWO_LINES, {**WITH_KEY, **dict.fromkeys(names, "canary")}).notices
     assert [notice.split()[0] for notice in notices[:-1]] == list(names)
     assert "canary" not in "".join(notices)
@@ -81,6 +93,7 @@ def test_what_this_version_does_not_use_is_accepted_and_told(folder: Folder):
         ("ROUTERX_LOG_LEVEL", "loud", "environment: ROUTERX_LOG_LEVEL: is not a log level"),
         ("ROUTERX_MODE", "demo", "environment: ROUTERX_MODE: must be real or mock"),
         ("ENABLE_AUTH", "perhaps", "environment: ENABLE_AUTH: must be on or off"),
+        ("HEALTH_CHECK_INTERVAL", "often", "environment: HEALTH_CHECK_INTERVAL: is not a duration"),
         ("REQUEST_TIMEOUT", "0", "environment: REQUEST_TIMEOUT: must be longer than 0"),
         ("ROUTERX_ADMIN_KEY", "canary", "environment: ROUTERX_ADMIN_KEY: is not an admin key: it needs"),
         ("DATABASE_URL", "sqlite:///:memory:", "environment: DATABASE_URL: names no file"),
