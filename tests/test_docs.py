@@ -76,7 +76,8 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
 
 
 def options(command: click.Command) -> set[str]:
-    return {name for option in command.params for name in option.opts if name.startswith("--")}
+    names = (name for option in command.params for name in (*option.opts, *option.secondary_opts))
+    return {name for name in names if name.startswith("--")}
 
 
 def test_every_command_is_documented_and_every_documented_command_exists():

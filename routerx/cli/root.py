@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "routerx.cli.keys",
     "logs": "routerx.cli.logs",
     "models": "routerx.cli.models",
+    "drill": "routerx.cli.drill",
     "ledger": "routerx.cli.ledger",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it.

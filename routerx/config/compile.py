@@ -1,18 +1,25 @@
 """A checked configuration → the immutable Snapshot, or problems. Reads no file, no clock and no environment."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from routerx.config.compilation import Compilation, overrides
 from routerx.config.compile_models import Names, compile_models
 from routerx.config.compile_providers import compile_providers
 from routerx.config.compile_server import compile_server
 from routerx.config.compile_tenants import compile_tenants
-from routerx.config.problems import Path
+from routerx.config.problems import Path, Problems, dotted
 from routerx.config.schema_policies import PolicyEntry
-from routerx.config.snapshot import Snapshot
+from routerx.config.snapshot import Places, Snapshot
 from routerx.domain.model import EVERYTHING
 from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy, StreamPolicy
 
 DEFAULT_POLICY = "default"
 ATTEMPTS_MAX = 10
+PLACES_DEPTH: Mapping[str | int, int] = MappingProxyType(
+    {"providers": 3, "models": 4, "policies": 4, "plans": 3, "tenants": 3, "pricing": 2}
+)
+"""How deep the places of what decides about routing are kept, for explanations."""
 
 
 def compile_snapshot(run: Compilation, generation: int) -> Snapshot:
@@ -40,6 +47,17 @@ def compile_snapshot(run: Compilation, generation: int) -> Snapshot:
         include_globs=run.document.sources.globs,
         idle=sources.idle,
         notices=tuple(run.notices),
+        places=_places(run.problems),
+    )
+
+
+def _places(problems: Problems) -> Places:
+    return Places(
+        {
+            dotted(path): str(mark)
+            for path, mark in problems.marks.items()
+            if 2 <= len(path) <= PLACES_DEPTH.get(path[0], 0) and mark.line
+        }
     )
 
 

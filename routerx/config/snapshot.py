@@ -61,6 +61,24 @@ class IdleProvider(msgspec.Struct, frozen=True):
     """`off`, or `no_key`: it needs one and has none that is on."""
 
 
+class Places:
+    """Where the parts that decide about routing are declared: `models.a.endpoints[0]` → `routerx.yaml:12`. For
+    operators: callers must not learn paths.
+
+    Says nothing of what a configuration means: any two are equal, and lines may move under a snapshot that stays.
+    """
+
+    __slots__ = ("by_path",)
+
+    def __init__(self, by_path: Mapping[str, str] | None = None) -> None:
+        self.by_path: Mapping[str, str] = by_path if by_path is not None else {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places)
+
+    __hash__ = None  # type: ignore[assignment]  # Equal ones may differ.
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything a request needs to know of the configuration."""
 
@@ -84,6 +102,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Configured providers that are not among `providers`."""
     notices: tuple[str, ...] = ()
     """Things an operator should know that are not errors."""
+    places: Places = msgspec.field(default_factory=Places)
 
 
 class SnapshotHolder:

@@ -169,6 +169,7 @@ class ConfigWatcher:
     async def _apply(self, snapshot: Snapshot) -> None:
         old = self._holder.current
         if msgspec.structs.replace(snapshot, generation=old.generation) == old:
+            old.places.by_path = snapshot.places.by_path
             self.status = msgspec.structs.replace(self.status, ok=True, error=None)
             await self._follow()
             return
