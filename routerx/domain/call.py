@@ -47,6 +47,10 @@ class Metered(msgspec.Struct, frozen=True):
         )
 
 
+OUTPUT_TOKENS_LIKELY = 500
+"""Of an answer that nobody has seen yet."""
+
+
 class Peek(msgspec.Struct, frozen=True):
     """What the gateway needs to know of a request body; everything else passes through unread."""
 
@@ -70,6 +74,18 @@ class Peek(msgspec.Struct, frozen=True):
     def input_tokens_likely(self) -> int:
         """What to charge for a prompt that nobody counted: the upper estimate is about twice what ordinary text has."""
         return self.input_tokens_estimate // 2
+
+    @property
+    def tokens_likely(self) -> int:
+        """Input and output together, as far as anybody can say beforehand: to be reserved where tokens are limited."""
+        if self.metered is not None:
+            return self.metered.likely.total_tokens
+        output = (
+            OUTPUT_TOKENS_LIKELY
+            if self.output_tokens_max is None
+            else min(self.output_tokens_max, OUTPUT_TOKENS_LIKELY)
+        )
+        return self.input_tokens_likely + output * self.choices
 
     @property
     def asked_likely(self) -> Usage:

@@ -28,6 +28,7 @@ from routerx.gateway.judge import Attempt, Deadline, Judgement, judge
 from routerx.gateway.redact import redacted
 from routerx.gateway.rescue import Delivered, Rejoin, continued, restarted
 from routerx.gateway.translation import Script, Translator
+from routerx.providers.pacing import used_up_s
 from routerx.providers.prepare import Preparer, Target
 from routerx.providers.spec import Credential, Provider
 from routerx.routing.decide import AttemptState, decide, following
@@ -234,7 +235,8 @@ class AttemptLoop:
         own_key = ctx.inbound.steering.own_key
         if own_key is not None:
             return Credential(id=f"own-{fingerprint(own_key)}", secret=own_key, transient=True)
-        return self._routing.pick_credential(provider, candidate.endpoint, ctx.plan.policy, now_s)
+        tokens = 0 if ctx.peek is None else ctx.peek.tokens_likely
+        return self._routing.pick_credential(provider, candidate.endpoint, ctx.plan.policy, now_s, tokens=tokens)
 
     def _failed(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
         """Tell routing, which learns nothing from keys that are not the house's."""
@@ -401,7 +403,10 @@ class AttemptLoop:
         reply = await self._transports.get(attempt.provider).open(call)
         attempt.reply = reply
         attempt.status = reply.status
-        attempt.first_byte_s = self._clock.monotonic_s() - attempt.started_s
+        now_s = self._clock.monotonic_s()
+        attempt.first_byte_s = now_s - attempt.started_s
+        if (wait_s := used_up_s(reply.headers, self._clock.now_ns())) is not None:
+            self._routing.paced(attempt.credential.id, wait_s, now_s)
         return await judge(ctx, attempt, reply, self._clock)
 
     def _note(self, ctx: RequestContext, attempt: Attempt, outcome: str) -> None:

@@ -32,7 +32,7 @@ from routerx.ledger.base import Ledger
 from routerx.limits.base import Limiter
 from routerx.providers.wires import wire_of
 from routerx.routing.plan import make_plan
-from routerx.routing.state import RoutingState
+from routerx.routing.state import Measured, RoutingState
 from routerx.tasks import TaskSet
 from routerx.telemetry.metrics import Metrics
 
@@ -315,7 +315,11 @@ class Gateway:
             self._affinity.sit(ctx.conversation, commit.candidate, now_s + ctx.plan.policy.affinity_s)
         ttft_s = first_s - commit.started_s if first_s is not None and first_s > commit.started_s else None
         key = commit.candidate.endpoint.key
-        self._parts.routing.succeeded(key, commit.credential.id, ttft_s, now_s - commit.started_s, now_s)
+        usage = commit.tap.usage if isinstance(commit, StreamCommit) else commit.result.usage
+        output_tokens, tokens = (usage.output_tokens, usage.total_tokens) if usage is not None else (0, 0)
+        reserved = ctx.peek.tokens_likely if commit.credential.tpm is not None and ctx.peek is not None else 0
+        measured = Measured(ttft_s, now_s - commit.started_s, output_tokens, tokens, reserved)
+        self._parts.routing.succeeded(key, commit.credential.id, measured, now_s)
 
     def _limit_headers(self, ctx: RequestContext) -> tuple[tuple[str, str], ...]:
         return self._parts.limiter.headers(ctx.principal.tenant, self._parts.clock.monotonic_s())

@@ -221,8 +221,8 @@ class Settler:
     def _continued(
         self, ctx: RequestContext, committed: StreamCommit, usage: Usage | None, *, charged: bool
     ) -> Consumption:
-        """Row X: of an answer whose beginning another endpoint made, the prompt once and all of the answer, by the price
-        of the endpoint that finished: a request has one."""
+        """Row X: of an answer whose beginning another endpoint made, the prompt once and all of the answer, at the
+        price of the endpoint that finished: a request has one."""
         assert ctx.peek is not None
         given = estimated(0, committed.given_chars).out_text
         if usage is None or not plausible(usage, ctx.peek, committed.candidate.endpoint):

@@ -51,6 +51,7 @@ class Open(msgspec.Struct, frozen=True, gc=False):
     until_s: float
     openings: int
     """Consecutive openings, this one included."""
+    opened_s: float = 0.0
 
 
 class HalfOpen(msgspec.Struct, frozen=True, gc=False):
@@ -81,7 +82,7 @@ def step(cell: Cell, event: Event, now_s: float, policy: BreakerPolicy) -> Cell:
         if event is Event.SUCCEEDED:
             return CLOSED
         if event is Event.ABANDONED:
-            return Open(now_s, cell.openings)
+            return Open(now_s, cell.openings, now_s)
         return _opened(cell.openings, now_s, policy)
     # Open: the result of a call that left before the circuit opened says nothing new.
     return cell
@@ -137,4 +138,4 @@ def _is_bad(cell: Closed, now_s: float, policy: BreakerPolicy) -> bool:
 
 def _opened(openings_before: int, now_s: float, policy: BreakerPolicy) -> Open:
     openings = openings_before + 1
-    return Open(now_s + min(policy.cooldown_s * openings, policy.cooldown_max_s), openings)
+    return Open(now_s + min(policy.cooldown_s * openings, policy.cooldown_max_s), openings, now_s)

@@ -10,6 +10,7 @@ from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Peek, Plan
 from routerx.domain.tenant import Principal
 from routerx.errors import NoHealthyUpstream
+from routerx.routing.order import OrderView, arrange
 from routerx.routing.shortlist import Option, Shortlist, make_shortlist
 from routerx.routing.state import RoutingState
 
@@ -41,8 +42,9 @@ def make_plan(peek: Peek, principal: Principal, snapshot: Snapshot, state: Routi
             else:
                 blocked.append(option)
         if len(ready) > 1:
-            # Only what is tried first is measured, so only the first group has an unknown latency to explore.
-            ready = _by_latency(ready, peek, state, now_s, explores=not candidates)
+            # Only what is tried first is measured, so only the first group has an unknown endpoint to explore.
+            view = OrderView(shortlist.sort, shortlist.model, peek.stream, not candidates)
+            ready = arrange(ready, view, state, now_s)
         candidates += [option.candidate for option in ready]
     if blocked:
         excluded += tuple(_exclusion(option, state, now_s) for option in blocked)
@@ -110,43 +112,3 @@ def _fitting(peek: Peek, groups: Groups) -> tuple[Groups, tuple[Exclusion, ...]]
             groups = kept
             excluded += [Exclusion(key, rule) for key in sorted(small)]
     return groups, tuple(excluded)
-
-
-# --- order
-
-
-def _by_latency(
-    options: list[Option], peek: Peek, state: RoutingState, now_s: float, *, explores: bool
-) -> list[Option]:
-    """Fastest first, equals (within a tenth) by weighted chance. Unknown latencies go to the middle, except that
-    each of them is put first once per interval: it gets known, and one that never answers does not sit in front."""
-    known: list[tuple[int, float, int, Option]] = []
-    unknown: list[Option] = []
-    for index, option in enumerate(options):
-        endpoint = option.candidate.endpoint
-        latency_s = state.latency_s(endpoint.key, now_s, stream=peek.stream)
-        if latency_s is None:
-            unknown.append(option)
-        else:
-            step = int(10.0 * math.log(max(latency_s, 1e-3)))
-            known.append((step, _draw(endpoint.weight, state), index, option))
-    known.sort()
-    order = [option for _, _, _, option in known]
-    if not unknown:
-        return order
-    if len({option.candidate.endpoint.weight for option in unknown}) > 1:
-        unknown.sort(key=lambda option: _draw(option.candidate.endpoint.weight, state))
-    first: list[Option] = []
-    if explores:
-        for option in unknown:
-            if state.explore(option.candidate.endpoint, now_s):
-                first.append(option)
-                unknown.remove(option)
-                break
-    middle = (len(order) + 1) // 2
-    return [*first, *order[:middle], *unknown, *order[middle:]]
-
-
-def _draw(weight: int, state: RoutingState) -> float:
-    """A random key; the smallest of several is each one's in proportion to its weight (Efraimidis and Spirakis)."""
-    return -(state.rng.random() ** (1.0 / weight)) if weight > 0 else 0.0

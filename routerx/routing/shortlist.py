@@ -69,10 +69,11 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class Shortlist(msgspec.Struct, frozen=True):
-    """Groups in order; within a group only latency and weight decide."""
+    """Groups in order; within a group what was measured decides (order.py)."""
 
     model: str
     policy: Policy
+    sort: Sort
     free: bool
     groups: tuple[tuple[Option, ...], ...]
     excluded: tuple[Exclusion, ...]
@@ -126,13 +127,14 @@ def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
             else:
                 timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
                 kept.append(Option(Candidate(endpoint, is_fallback, timeouts), provider))
-        groups += _grouped(kept, sort)
+        groups += _grouped(kept)
     if not groups:
         _refuse(resolved, excluded, tenant)
     options = [option for group in groups for option in group]
     return Shortlist(
         model=resolved.model.name,
         policy=policy,
+        sort=sort,
         free=resolved.free,
         groups=tuple(groups),
         excluded=tuple(excluded),
@@ -235,15 +237,11 @@ def _fallbacks(policy: Policy, kind: Kind, asked: Model, snapshot: Snapshot) -> 
             yield resolved
 
 
-def _grouped(options: list[Option], sort: Sort) -> list[tuple[Option, ...]]:
-    """Cut one model's options into groups of equal priority (and, sorted by price, equal price)."""
-    groups: dict[tuple[int, float], list[Option]] = {}
+def _grouped(options: list[Option]) -> list[tuple[Option, ...]]:
+    """Cut one model's options into groups of equal priority."""
+    groups: dict[int, list[Option]] = {}
     for option in options:
-        endpoint = option.endpoint
-        price = 0.0
-        if sort is Sort.PRICE:
-            price = math.inf if endpoint.price is None else blended_price(endpoint.price)
-        groups.setdefault((endpoint.priority, price), []).append(option)
+        groups.setdefault(option.endpoint.priority, []).append(option)
     return [tuple(groups[rank]) for rank in sorted(groups)]
 
 

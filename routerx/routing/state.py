@@ -6,6 +6,7 @@ Everything is bounded. No clock and no randomness of its own; no await, so every
 
 import math
 import random
+from collections import deque
 
 import msgspec
 
@@ -13,24 +14,21 @@ from routerx.config.snapshot import Snapshot
 from routerx.domain.failure import Effect, Failure
 from routerx.domain.model import Endpoint
 from routerx.domain.policy import BreakerPolicy, Policy
-from routerx.providers.spec import Credential, Provider
+from routerx.providers.spec import Credential, Provider, RequestLimit
 from routerx.routing import breaker
 from routerx.routing.breaker import CLOSED, Cell, Closed, Event, HalfOpen, Open
+from routerx.routing.credentials import CredentialBook, KeyStats, SeriesPoint
 from routerx.routing.shortlist import PlanKey, Shortlist
 from routerx.routing.window import RetryBudget, SlidingCount
 
-COOL_MIN_S = 1.0
-COOL_MAX_S = 60.0
-"""A rate-limited credential without Retry-After rests 1 s × 2^k, at most this long (FAULTS.md 28)."""
-RETRY_AFTER_MAX_S = 300.0
-"""A longer Retry-After is not believed (FAULTS.md 30)."""
-QUARANTINE_PROBE_S = 300.0
-"""A refused or exhausted credential is tried again with one call per interval: keys get fixed at the vendor's side."""
 LATENCY_STALE_S = 300.0
 """A latency older than this is forgotten, so that an endpoint that was slow once is tried again."""
 EXPLORE_S = 30.0
 """An endpoint of unknown latency is put first at most once per interval."""
 EWMA_ALPHA = 0.2
+UPTIME_ALPHA = 0.1
+SAMPLES_MAX = 64
+"""Measurements kept of an endpoint, for percentiles."""
 LANES_MAX = 4_096
 PLANS_MAX = 4_096
 
@@ -54,12 +52,43 @@ class CircuitView(msgspec.Struct, frozen=True):
     """Of these; half weights count half."""
     ttft_s: float | None
     total_s: float | None
+    throughput: float | None
+    """Output tokens a second."""
+    uptime: float
+    """Share of recent calls that did not fail by its fault."""
+
+
+class Measured(msgspec.Struct, frozen=True, gc=False):
+    """What an answered call took."""
+
+    ttft_s: float | None
+    """Seconds to the first content of a stream; None for buffered calls."""
+    total_s: float
+    output_tokens: int = 0
+    tokens: int = 0
+    """In and out together."""
+    reserved: int = 0
+    """Tokens that were reserved for it (pick_credential)."""
 
 
 class _Lane:
     """One endpoint."""
 
-    __slots__ = ("budget", "cells", "explored_s", "measured_s", "provider", "total_s", "touched_s", "ttft_s")
+    __slots__ = (
+        "budget",
+        "cells",
+        "explored_s",
+        "judged_s",
+        "measured_s",
+        "provider",
+        "rate",
+        "rates",
+        "total_s",
+        "touched_s",
+        "ttft_s",
+        "ttfts",
+        "uptime",
+    )
 
     def __init__(self, provider: str, now_s: float) -> None:
         self.provider = provider
@@ -67,22 +96,22 @@ class _Lane:
         self.budget = RetryBudget()
         self.ttft_s: float | None = None
         self.total_s: float | None = None
+        self.rate: float | None = None
+        """Output tokens a second."""
+        self.ttfts: deque[float] = deque(maxlen=SAMPLES_MAX)
+        self.rates: deque[float] = deque(maxlen=SAMPLES_MAX)
+        self.uptime = 1.0
+        self.judged_s = -math.inf
+        """When `uptime` last changed."""
         self.measured_s = -math.inf
         self.explored_s = -math.inf
         self.touched_s = now_s
 
-
-class _Rest:
-    """What keeps one credential from being used."""
-
-    __slots__ = ("calls", "cooled", "probing", "quarantined", "until_s")
-
-    def __init__(self) -> None:
-        self.until_s = 0.0
-        self.cooled = 0
-        self.quarantined = False
-        self.probing = False
-        self.calls = SlidingCount(60.0, 12)
+    def judge(self, up: float, now_s: float) -> None:
+        """A call ended well (1.0), badly (0.0) or in between."""
+        before = 1.0 if now_s - self.judged_s > LATENCY_STALE_S else self.uptime
+        self.uptime = before + UPTIME_ALPHA * (up - before)
+        self.judged_s = now_s
 
 
 class PlanCache:
@@ -117,8 +146,13 @@ class RoutingState:
         self.rng = rng
         self.plans: PlanCache = PlanCache()
         self._lanes: dict[str, _Lane] = {}
-        self._rests: dict[str, _Rest] = {}
+        self.credentials = CredentialBook()
+        self._windows: dict[str, tuple[RequestLimit, SlidingCount]] = {}
+        """Calls of providers that have a limit, by name."""
         self._turns: dict[str, int] = {}
+        """Whose turn it is among the credentials of a provider."""
+        self._rounds: dict[str, int] = {}
+        """Whose turn it is among the endpoints of a model."""
         self._declared: frozenset[str] | None = None
         self._credential_ids: frozenset[str] | None = None
 
@@ -128,8 +162,13 @@ class RoutingState:
         """The earliest time at which a call may go by any credential; ≤ now_s: at once; inf: there is none."""
         lane = self._lanes.get(endpoint_key)
         earliest = math.inf
+        free_s = (
+            0.0
+            if provider.limit is None
+            else self._window(provider.name, provider.limit).below_s(provider.limit.requests, now_s)
+        )
         for credential in provider.credentials:
-            ready = self._ready_s(lane, credential, now_s)
+            ready = max(self._ready_s(lane, credential, now_s), free_s)
             if ready <= now_s:
                 return ready
             earliest = min(earliest, ready)
@@ -148,10 +187,10 @@ class RoutingState:
         cell = lane.cells.get(credential.id, CLOSED) if lane is not None else CLOSED
         if not breaker.allows(cell, now_s):
             return "circuit_open"
-        rest = self._rests.get(credential.id)
-        if rest is not None and rest.until_s > now_s:
-            return "credential_quarantined" if rest.quarantined else "credential_cooling"
-        return "credential_rpm"
+        limit = provider.limit
+        if limit is not None and self._window(provider.name, limit).below_s(limit.requests, now_s) > now_s:
+            return "provider_limited"
+        return self.credentials.why(credential, now_s)
 
     def latency_s(self, endpoint_key: str, now_s: float, *, stream: bool) -> float | None:
         """What orders endpoints: time to first token for streams, total time otherwise. None: unknown or stale."""
@@ -159,6 +198,39 @@ class RoutingState:
         if lane is None or now_s - lane.measured_s > LATENCY_STALE_S:
             return None
         return lane.ttft_s if stream and lane.ttft_s is not None else lane.total_s
+
+    def latency_at(self, endpoint_key: str, percentile: int, now_s: float) -> float | None:
+        """Seconds to the first token that `percentile` of 100 recent streams did not pass; None: unknown or stale."""
+        lane = self._lanes.get(endpoint_key)
+        if lane is None or now_s - lane.measured_s > LATENCY_STALE_S:
+            return None
+        return _percentile(lane.ttfts, percentile)
+
+    def throughput(self, endpoint_key: str, now_s: float) -> float | None:
+        """Output tokens a second; None: unknown or stale."""
+        lane = self._lanes.get(endpoint_key)
+        return None if lane is None or now_s - lane.measured_s > LATENCY_STALE_S else lane.rate
+
+    def throughput_at(self, endpoint_key: str, percentile: int, now_s: float) -> float | None:
+        """Output tokens a second that `percentile` of 100 recent answers reached; None: unknown or stale."""
+        lane = self._lanes.get(endpoint_key)
+        if lane is None or now_s - lane.measured_s > LATENCY_STALE_S:
+            return None
+        return _percentile(lane.rates, 100 - percentile)
+
+    def uptime(self, endpoint_key: str, now_s: float) -> float:
+        """The share of recent calls that did not fail by the endpoint's fault; 1.0 where nothing recent is known."""
+        lane = self._lanes.get(endpoint_key)
+        return 1.0 if lane is None or now_s - lane.judged_s > LATENCY_STALE_S else lane.uptime
+
+    def turn(self, model: str, *, takes: bool) -> int:
+        """Whose turn it is among the endpoints of a model: counts up with each that is taken."""
+        turn = self._rounds.get(model, 0)
+        if takes:
+            if len(self._rounds) >= LANES_MAX and model not in self._rounds:
+                self._rounds.clear()
+            self._rounds[model] = turn + 1
+        return turn
 
     def explore(self, endpoint: Endpoint, now_s: float) -> bool:
         """Whether an endpoint of unknown latency may go first now; True takes the turn of this interval."""
@@ -176,10 +248,14 @@ class RoutingState:
     # --- calls
 
     def pick_credential(
-        self, provider: Provider, endpoint: Endpoint, policy: Policy, now_s: float
+        self, provider: Provider, endpoint: Endpoint, policy: Policy, now_s: float, *, tokens: int = 0
     ) -> Credential | None:
         """The next usable credential in turn, or None. Takes the probe of a circuit or credential that is due, counts
-        against the credential's requests per minute and the endpoint's retry budget: call it once per attempt."""
+        against the limits of credential and provider and the endpoint's retry budget: call it once per attempt.
+        `tokens`: what the call will take, to be reserved where the credential's tokens are limited."""
+        limit = provider.limit
+        if limit is not None and self._window(provider.name, limit).below_s(limit.requests, now_s) > now_s:
+            return None
         lane = self._lane(endpoint.key, provider.name, now_s)
         lane.touched_s = now_s
         credentials = provider.credentials
@@ -187,31 +263,43 @@ class RoutingState:
         start = self._turns.get(provider.name, 0) if many > 1 else 0
         for turn in range(start, start + many):
             credential = credentials[turn % many]
-            if self._ready_s(lane, credential, now_s) <= now_s:
+            if self._ready_s(lane, credential, now_s, tokens) <= now_s:
                 if many > 1:
                     self._turns[provider.name] = (turn + 1) % many
                 self._take(lane, credential, policy, now_s)
+                self.credentials.take(credential, now_s, tokens)
+                if limit is not None:
+                    self._window(provider.name, limit).add(now_s)
                 return credential
         return None
 
-    def succeeded(
-        self, endpoint_key: str, credential_id: str, ttft_s: float | None, total_s: float, now_s: float
-    ) -> None:
-        """A call was answered in full. `ttft_s`: seconds to the first content of a stream, None for buffered calls."""
+    def succeeded(self, endpoint_key: str, credential_id: str, measured: Measured, now_s: float) -> None:
+        """A call was answered in full."""
         lane = self._lane_of_result(endpoint_key, credential_id, now_s)
         if lane is None:
             return
         _step(lane, credential_id, Event.SUCCEEDED, _ANY_BREAKER, now_s)
+        total_s, ttft_s = measured.total_s, measured.ttft_s
         fresh = now_s - lane.measured_s > LATENCY_STALE_S
         lane.total_s = _ewma(None if fresh else lane.total_s, total_s)
         if ttft_s is not None:
             lane.ttft_s = _ewma(None if fresh else lane.ttft_s, ttft_s)
+            lane.ttfts.append(ttft_s)
         elif fresh:
             lane.ttft_s = None
+        if measured.output_tokens > 0:
+            # A stream is as fast as it flows; of a whole answer nobody knows when its first token was there.
+            took_s = total_s - ttft_s if ttft_s is not None else total_s
+            rate = measured.output_tokens / max(took_s, 1e-3)
+            lane.rate = _ewma(None if fresh else lane.rate, rate)
+            lane.rates.append(rate)
+        elif fresh:
+            lane.rate = None
         lane.measured_s = now_s
-        rest = self._rests.get(credential_id)
-        if rest is not None:
-            self._proved(rest, now_s)
+        lane.judge(1.0, now_s)
+        self.credentials.proved(credential_id, measured.tokens, now_s)
+        if measured.reserved:
+            self.credentials.used(credential_id, now_s - total_s, measured.reserved, measured.tokens)
 
     def failed(self, endpoint_key: str, credential_id: str, failure: Failure, policy: Policy, now_s: float) -> None:
         """A call failed; what that does to the circuit and the credential is the failure's rule."""
@@ -219,20 +307,14 @@ class RoutingState:
         if lane is None:
             return
         effect = failure.rule.effect
-        if effect is Effect.COOL:
-            self._cool(self._rest(credential_id), failure.retry_after_s, now_s)
-        elif effect is Effect.QUARANTINE:
-            rest = self._rest(credential_id)
-            rest.quarantined, rest.probing = True, False
-            rest.until_s = max(rest.until_s, now_s + QUARANTINE_PROBE_S)
+        self.credentials.failed(credential_id, failure, now_s)
         if effect is Effect.COUNT or effect is Effect.COUNT_HALF:
             event = Event.FAILED if effect is Effect.COUNT else Event.FAILED_HALF
             _step(lane, credential_id, event, policy.breaker, now_s)
+            lane.judge(0.0 if effect is Effect.COUNT else 0.5, now_s)
         else:
             # The endpoint is not to blame: nothing is counted, and a probe that met this is given back.
             _step(lane, credential_id, Event.ABANDONED, policy.breaker, now_s)
-            if effect is Effect.NONE:
-                self._return_probe(credential_id, now_s)
 
     def abandoned(self, endpoint_key: str, credential_id: str, now_s: float) -> None:
         """The client went away before the call said anything: nothing is counted, a probe is given back."""
@@ -240,7 +322,26 @@ class RoutingState:
         if lane is None:
             return
         _step(lane, credential_id, Event.ABANDONED, _ANY_BREAKER, now_s)
-        self._return_probe(credential_id, now_s)
+        self.credentials.return_probe(credential_id, now_s)
+
+    def paced(self, credential_id: str, wait_s: float, now_s: float) -> None:
+        """A provider says that nothing is left of a credential's limits for `wait_s`."""
+        if self._credential_ids is None or credential_id in self._credential_ids:
+            self.credentials.paced(credential_id, wait_s, now_s)
+
+    def brought_forward(self, endpoint_key: str, credential_id: str, now_s: float, policy: Policy) -> bool:
+        """A look off the request path says that the endpoint's provider is well: an open circuit is due at once, and
+        its next call the probe. Not before one cooldown has passed, so that a provider that looks well and answers no
+        chat is not asked again and again. Whether that changed anything."""
+        lane = self._lanes.get(endpoint_key)
+        cell = lane.cells.get(credential_id) if lane is not None else None
+        if lane is None or not isinstance(cell, Open):
+            return False
+        due_s = max(now_s, cell.opened_s + policy.breaker.cooldown_s)
+        if due_s >= cell.until_s:
+            return False
+        lane.cells[credential_id] = Open(due_s, cell.openings, cell.opened_s)
+        return True
 
     # --- control
 
@@ -259,10 +360,27 @@ class RoutingState:
         }
         ids = frozenset(each.id for provider in snapshot.providers.values() for each in provider.credentials)
         self._credential_ids = ids
-        self._rests = {key: rest for key, rest in self._rests.items() if key in ids}
+        self.credentials.retain(ids)
         for lane in self._lanes.values():
             lane.cells = {key: cell for key, cell in lane.cells.items() if key in ids}
         self._turns = {name: turn for name, turn in self._turns.items() if name in snapshot.providers}
+        self._windows = {name: window for name, window in self._windows.items() if name in snapshot.providers}
+
+    def credential_state(self, credential_id: str, now_s: float) -> str:
+        """active | cooling | quarantined"""
+        return self.credentials.state(credential_id, now_s)
+
+    def clear(self, credential_id: str, now_s: float) -> None:
+        """An operator says that a credential is good again."""
+        self.credentials.cleared(credential_id, now_s)
+
+    def key_stats(self, now_s: float) -> tuple[KeyStats, ...]:
+        """Every credential that has been used."""
+        return tuple(self.credentials.stats(now_s))
+
+    def key_series(self, credential_id: str, window_s: float, step_s: float, now_s: float) -> tuple[SeriesPoint, ...]:
+        """The recent history of a credential in steps, oldest first; at most a day is kept."""
+        return self.credentials.series(credential_id, window_s, step_s, now_s)
 
     def view(self, now_s: float) -> tuple[CircuitView, ...]:
         """Every endpoint and credential that has been used, by name."""
@@ -297,21 +415,14 @@ class RoutingState:
         for key in by_age[: LANES_MAX // 8]:
             del self._lanes[key]
 
-    def _rest(self, credential_id: str) -> _Rest:
-        rest = self._rests.get(credential_id)
-        if rest is None:
-            rest = self._rests[credential_id] = _Rest()
-        return rest
+    def _window(self, provider: str, limit: RequestLimit) -> SlidingCount:
+        kept = self._windows.get(provider)
+        if kept is None or kept[0] != limit:
+            kept = self._windows[provider] = (limit, SlidingCount(limit.window_s, 12))
+        return kept[1]
 
-    def _ready_s(self, lane: _Lane | None, credential: Credential, now_s: float) -> float:
-        ready = 0.0
-        rest = self._rests.get(credential.id)
-        if rest is not None:
-            ready = rest.until_s
-            if credential.rpm is not None:
-                free = rest.calls.below_s(credential.rpm, now_s)
-                if free > now_s:
-                    ready = max(ready, free)
+    def _ready_s(self, lane: _Lane | None, credential: Credential, now_s: float, tokens: int = 1) -> float:
+        ready = self.credentials.ready_s(credential, now_s, tokens)
         if lane is not None:
             cell = lane.cells.get(credential.id)
             if cell is not None and not isinstance(cell, Closed):
@@ -325,50 +436,10 @@ class RoutingState:
             lane.cells[credential.id] = CLOSED
         elif not isinstance(cell, Closed):
             lane.cells[credential.id] = breaker.step(cell, Event.PROBED, now_s, policy.breaker)
-        rest = self._rest(credential.id) if credential.rpm is not None else self._rests.get(credential.id)
-        if rest is None:
-            return
-        if credential.rpm is not None:
-            rest.calls.add(now_s)
-        if rest.quarantined:
-            rest.probing = True
-            rest.until_s = now_s + QUARANTINE_PROBE_S
-
-    def _cool(self, rest: _Rest, retry_after_s: float | None, now_s: float) -> None:
-        if retry_after_s is not None and retry_after_s > 0:  # NaN is neither.
-            rest_s = min(max(retry_after_s, COOL_MIN_S), RETRY_AFTER_MAX_S)
-        else:
-            rest_s = min(COOL_MIN_S * 2.0 ** min(rest.cooled, 10), COOL_MAX_S)
-        if now_s >= rest.until_s:
-            rest.cooled += 1  # Once per rest: twenty calls refused at the same moment are one sign, not twenty.
-        rest.until_s = max(rest.until_s, now_s + rest_s)
-
-    def _proved(self, rest: _Rest, now_s: float) -> None:
-        """A call by this credential was answered. Calls from before the rest began prove nothing about it."""
-        if rest.quarantined:
-            if rest.probing:
-                rest.quarantined = rest.probing = False
-                rest.until_s, rest.cooled = now_s, 0
-        elif now_s >= rest.until_s:
-            rest.cooled = 0
-
-    def _return_probe(self, credential_id: str, now_s: float) -> None:
-        rest = self._rests.get(credential_id)
-        if rest is not None and rest.probing:
-            rest.probing = False
-            rest.until_s = now_s
 
     def _view(self, key: str, lane: _Lane, credential_id: str, now_s: float) -> CircuitView:
         cell = lane.cells[credential_id]
-        rest = self._rests.get(credential_id)
-        ready = breaker.ready_s(cell)
-        credential = "active"
-        if rest is not None:
-            ready = max(ready, rest.until_s)
-            if rest.quarantined:
-                credential = "quarantined"
-            elif rest.until_s > now_s:
-                credential = "cooling"
+        ready = max(breaker.ready_s(cell), self.credentials.until_s(credential_id))
         match cell:
             case Closed():
                 circuit = "closed"
@@ -381,12 +452,14 @@ class RoutingState:
             endpoint=key,
             credential_id=credential_id,
             circuit=circuit,
-            credential=credential,
+            credential=self.credentials.state(credential_id, now_s),
             ready_in_s=max(0.0, ready - now_s),
             requests=requests,
             failures=failures,
             ttft_s=lane.ttft_s,
             total_s=lane.total_s,
+            throughput=lane.rate,
+            uptime=self.uptime(key, now_s),
         )
 
 
@@ -396,3 +469,11 @@ def _step(lane: _Lane, credential_id: str, event: Event, policy: BreakerPolicy, 
 
 def _ewma(old: float | None, sample: float) -> float:
     return sample if old is None else old + EWMA_ALPHA * (sample - old)
+
+
+def _percentile(samples: deque[float], percentile: int) -> float | None:
+    """The smallest sample that so many of a hundred do not pass."""
+    if not samples:
+        return None
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * percentile / 100) - 1))]

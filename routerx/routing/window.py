@@ -19,10 +19,19 @@ class SlidingCount:
         self._slot = 0
         self._total = 0
 
-    def add(self, now_s: float) -> None:
+    def add(self, now_s: float, count: int = 1) -> None:
         self._advance(now_s)
-        self._counts[self._slot % len(self._counts)] += 1
-        self._total += 1
+        self._counts[self._slot % len(self._counts)] += count
+        self._total += count
+
+    def correct(self, at_s: float, delta: int) -> None:
+        """Change what was added at `at_s`, as long as it still counts; never below nothing."""
+        slot = int(at_s // self._bucket_s)
+        size = len(self._counts)
+        if self._slot - size < slot <= self._slot:
+            delta = max(delta, -self._counts[slot % size])
+            self._counts[slot % size] += delta
+            self._total += delta
 
     def count(self, now_s: float) -> int:
         self._advance(now_s)

@@ -13,7 +13,7 @@ from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import Plan, Principal, Tenant
 from routerx.providers.spec import Auth, Credential, MockSettings, Provider
 from routerx.routing.plan import make_plan
-from routerx.routing.state import RoutingState
+from routerx.routing.state import Measured, RoutingState
 
 ALL = EVERYTHING
 CHEAP = PriceCard(input_pico=1_000, output_pico=2_000)
@@ -95,7 +95,7 @@ class World:
     def answer(self, path: str, ttft_s: float | None = 0.1, total_s: float = 1.0) -> None:
         credential_id = self.pick(path)
         assert credential_id is not None
-        self.state.succeeded(path, credential_id, ttft_s, total_s, self.now_s)
+        self.state.succeeded(path, credential_id, Measured(ttft_s, total_s), self.now_s)
 
     def fail(self, path: str, kind: FailureKind, times: int = 1, retry_after_s: float | None = None) -> None:
         for _ in range(times):

@@ -32,7 +32,7 @@ def test_five_failures_in_a_row_open_the_circuit_for_the_cooldown() -> None:
     cell = run(CLOSED, [Event.FAILED] * 4, 100.0)
     assert allows(cell, 100.0)
     cell = step(cell, Event.FAILED, 100.0, POLICY)
-    assert cell == Open(130.0, 1)
+    assert cell == Open(130.0, 1, opened_s=100.0)
     assert not allows(cell, 129.9)
     assert allows(cell, 130.0)
 
@@ -80,7 +80,7 @@ def test_a_failed_probe_opens_for_longer_up_to_the_cap() -> None:
 
 def test_an_abandoned_probe_is_given_back_at_once() -> None:
     cell = run(Open(130.0, 2), [Event.PROBED, Event.ABANDONED], 131.0)
-    assert cell == Open(131.0, 2)
+    assert cell == Open(131.0, 2, opened_s=131.0)
     assert allows(cell, 131.0)
 
 

@@ -7,7 +7,8 @@ import pytest
 from routerx.domain.failure import FailureKind
 from routerx.domain.policy import Policy
 from routerx.routing import state as state_module
-from routerx.routing.state import EXPLORE_S, LATENCY_STALE_S, QUARANTINE_PROBE_S
+from routerx.routing.credentials import QUARANTINE_PROBE_S
+from routerx.routing.state import EXPLORE_S, LATENCY_STALE_S, Measured
 from tests.unit.routing.routing_world import World, endpoint, failure, model, provider, snapshot
 
 POLICY = Policy("default")
@@ -88,12 +89,12 @@ def test_a_dead_credential_is_quarantined_and_one_probe_per_interval_may_bring_i
     world = two_keys()
     world.fail("a/x", kind)
     assert {world.pick("a/x") for _ in range(4)} == {"a-2"}
-    world.state.succeeded("a/x", "a-1", None, 1.0, world.now_s + 1)  # A call from before proves nothing.
+    world.state.succeeded("a/x", "a-1", Measured(None, 1.0), world.now_s + 1)  # A call from before proves nothing.
     world.now_s += 2
     assert world.pick("a/x") == "a-2"
     world.now_s += QUARANTINE_PROBE_S
     assert sorted(str(world.pick("a/x")) for _ in range(4)) == ["a-1", "a-2", "a-2", "a-2"]
-    world.state.succeeded("a/x", "a-1", None, 1.0, world.now_s)
+    world.state.succeeded("a/x", "a-1", Measured(None, 1.0), world.now_s)
     assert sorted(str(world.pick("a/x")) for _ in range(4)) == ["a-1", "a-1", "a-2", "a-2"]
 
 
@@ -132,7 +133,7 @@ def test_exactly_one_probe_goes_through_an_open_circuit_per_interval() -> None:
     world.now_s += POLICY.breaker.cooldown_s
     assert [world.pick("a/x") for _ in range(3)] == ["a-1", None, None]
     assert world.state.view(world.now_s)[0].circuit == "half_open"
-    world.state.succeeded("a/x", "a-1", 0.1, 1.0, world.now_s)
+    world.state.succeeded("a/x", "a-1", Measured(0.1, 1.0), world.now_s)
     assert world.pick("a/x") == "a-1"
 
 
@@ -200,7 +201,7 @@ def test_results_of_calls_that_outlive_their_endpoint_are_dropped() -> None:
     world = World(snapshot([model("m", endpoint("a/x"), endpoint("b/x"))]))
     world.pick("b/x")
     world.state.retain(snapshot([model("m", endpoint("a/x"))], generation=2))
-    world.state.succeeded("b/x", "b-1", 0.1, 1.0, world.now_s)
+    world.state.succeeded("b/x", "b-1", Measured(0.1, 1.0), world.now_s)
     world.state.failed("b/x", "b-1", failure(FailureKind.AUTH_FAILED), POLICY, world.now_s)
     world.state.abandoned("b/x", "b-1", world.now_s)
     assert world.state.view(world.now_s) == ()
