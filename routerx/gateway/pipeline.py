@@ -27,11 +27,13 @@ from routerx.gateway.relay import CallerTooSlow, relay
 from routerx.gateway.rescue import Transcript, is_worth_it
 from routerx.gateway.settle import Settler
 from routerx.gateway.translation import COERCED, lost_in
+from routerx.gateway.wishes import take_wishes
 from routerx.jsonx import request_object
 from routerx.ledger.base import Ledger
 from routerx.limits.base import Limiter
 from routerx.providers.wires import wire_of
 from routerx.routing.plan import make_plan
+from routerx.routing.shortlist import Ask
 from routerx.routing.state import Measured, RoutingState
 from routerx.tasks import TaskSet
 from routerx.telemetry.metrics import Metrics
@@ -115,10 +117,12 @@ class Gateway:
 
         Raises what planning raises.
         """
-        fields = request_object(inbound.body)
+        body = request_object(inbound.body)
+        fields, wishes = take_wishes(body, inbound.steering, Operation.COUNT_TOKENS, inbound.dialect)
         peek = inbound.dialect.peek(Operation.COUNT_TOKENS, inbound.body, fields)
+        ask = Ask(peek, inbound.principal, wishes, inbound.steering.own_key is not None)
         now_s = self._parts.clock.monotonic_s()
-        plan = make_plan(peek, inbound.principal, inbound.snapshot, self._parts.routing, now_s)
+        plan = make_plan(ask, inbound.snapshot, self._parts.routing, now_s)
         provider = inbound.snapshot.providers[plan.candidates[0].endpoint.provider]
         if wire_of(provider, Operation.COUNT_TOKENS, inbound.dialect.name).dialect == inbound.dialect.name:
             return None
@@ -135,9 +139,12 @@ class Gateway:
             ctx.fields = request_object(inbound.body)
         if inbound.path_fields:
             ctx.fields = {**ctx.fields, **inbound.path_fields}
+        steering = inbound.steering
+        ctx.fields, wishes = take_wishes(ctx.fields, steering, inbound.operation, inbound.dialect)
         ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
         now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
-        ctx.plan = make_plan(peek, principal, snapshot, parts.routing, now_s)
+        ask = Ask(peek, principal, wishes, steering.own_key is not None)
+        ctx.plan = make_plan(ask, snapshot, parts.routing, now_s)
         if ctx.plan.policy.affinity_s is not None and not ctx.plan.ordered:
             ctx.conversation = conversation_of(ctx)
             if ctx.conversation is not None:

@@ -13,6 +13,7 @@ from routerx.domain.tenant import Tenant
 from routerx.errors import AmbiguousCredentials, InvalidApiKey
 from routerx.gateway.admit import identify
 from routerx.gateway.context import Inbound
+from routerx.gateway.wishes import steering_of
 from routerx.http.edge import read_body
 from routerx.ledger.base import Ledger
 
@@ -91,7 +92,7 @@ class Door:
     async def receive(self, arrival: Arrival, operation: Operation, dialect: CallerDialect) -> Inbound:
         """Step 1 of the road: whose request it is, and its body within its size and time limits.
 
-        Raises what presented_key(), identify() and read_body() raise.
+        Raises what presented_key(), identify(), read_body() and steering_of() raise.
         """
         request, snapshot = arrival.request, self._holder.current
         server = snapshot.server
@@ -121,6 +122,7 @@ class Door:
             user=_label(request, "X-RouterX-User"),
             app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
             headers=_forwardable(request, dialect),
+            steering=steering_of(request.headers),
         )
 
     def reader(self, request: web.BaseRequest) -> tuple[Snapshot, Tenant | None]:

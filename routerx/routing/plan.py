@@ -8,21 +8,21 @@ import math
 
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Peek, Plan
-from routerx.domain.tenant import Principal
 from routerx.errors import NoHealthyUpstream
 from routerx.routing.order import OrderView, arrange
-from routerx.routing.shortlist import Option, Shortlist, make_shortlist
+from routerx.routing.shortlist import Ask, Option, Shortlist, make_shortlist
 from routerx.routing.state import RoutingState
 
 Groups = tuple[tuple[Option, ...], ...]
 
 
-def make_plan(peek: Peek, principal: Principal, snapshot: Snapshot, state: RoutingState, now_s: float) -> Plan:
+def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -> Plan:
     """Where this request may go. `now_s` is monotonic.
 
     Raises ModelNotFound, FreeNotAllowed, InvalidParameter or PermissionDenied (nothing could ever serve it), or
     NoHealthyUpstream with the earliest probe as retry_after_s (nothing can serve it now).
     """
+    peek, principal = ask.peek, ask.principal
     key = (peek.model, principal.tenant.name, peek.operation, peek.needs)
     shortlist = state.plans.get(snapshot, key)
     if shortlist is None:

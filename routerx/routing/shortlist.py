@@ -17,7 +17,8 @@ from routerx.domain.call import Candidate, Exclusion, Operation, Peek
 from routerx.domain.model import EVERYTHING, Capability, Endpoint, Kind, Model
 from routerx.domain.policy import Fence, Policy, Sort
 from routerx.domain.pricing import PriceCard
-from routerx.domain.tenant import FreeSuffix, OnUnpriced, Tenant
+from routerx.domain.tenant import FreeSuffix, OnUnpriced, Principal, Tenant
+from routerx.domain.wishes import NO_WISHES, Wishes
 from routerx.errors import FreeNotAllowed, InvalidParameter, ModelNotFound, PermissionDenied, UnsupportedOperation
 from routerx.providers.spec import Provider
 
@@ -55,6 +56,16 @@ _PARAMS = {
     Capability.JSON_SCHEMA: ("JSON schema as response format", "response_format"),
     Capability.REASONING: ("reasoning settings", "reasoning_effort"),
 }
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """What a plan is made for."""
+
+    peek: Peek
+    principal: Principal
+    wishes: Wishes = NO_WISHES
+    own_key: bool = False
+    """The caller brings its own credential."""
 
 
 class Option(msgspec.Struct, frozen=True):

@@ -11,8 +11,10 @@ from routerx.domain.model import EVERYTHING, Endpoint, Kind, Model
 from routerx.domain.policy import Policy
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import Plan, Principal, Tenant
+from routerx.domain.wishes import NO_WISHES, Wishes
 from routerx.providers.spec import Auth, Credential, MockSettings, Provider
 from routerx.routing.plan import make_plan
+from routerx.routing.shortlist import Ask
 from routerx.routing.state import Measured, RoutingState
 
 ALL = EVERYTHING
@@ -76,12 +78,13 @@ class World:
         self.state = RoutingState(random.Random(7))
         self.now_s = now_s
 
-    def plan(self, peek: Peek | None = None) -> RoutePlan:
+    def plan(self, peek: Peek | None = None, wishes: Wishes = NO_WISHES, *, own_key: bool = False) -> RoutePlan:
         asked = peek if peek is not None else chat()
-        return make_plan(asked, Principal(self.who, "key"), self.config, self.state, self.now_s)
+        ask = Ask(asked, Principal(self.who, "key"), wishes, own_key)
+        return make_plan(ask, self.config, self.state, self.now_s)
 
-    def order(self, peek: Peek | None = None) -> list[str]:
-        return [candidate.endpoint.key for candidate in self.plan(peek).candidates]
+    def order(self, peek: Peek | None = None, wishes: Wishes = NO_WISHES, *, own_key: bool = False) -> list[str]:
+        return [candidate.endpoint.key for candidate in self.plan(peek, wishes, own_key=own_key).candidates]
 
     def endpoint(self, path: str) -> Endpoint:
         return self.config.endpoints[path].endpoints[0]
