@@ -134,6 +134,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         dialect=dialect,
         base_url=url,
         auth=_auth(entry, manners, credentials),
+        preset=preset.name if preset is not None else None,
         credentials=credentials if credentials else (Credential(id=f"{name}-none", secret=None),),
         credentials_off=credentials_off,
         timeouts=_timeouts(run, entry),

@@ -69,6 +69,8 @@ class Provider(msgspec.Struct, frozen=True):
     """No trailing slash."""
     auth: Auth
     credentials: tuple[Credential, ...]
+    preset: str | None = None
+    """The vendor it is of; callers may name it by that."""
     credentials_off: tuple[Credential, ...] = ()
     """Keys that are switched off: nothing is sent with them."""
     timeouts: Timeouts = Timeouts()
