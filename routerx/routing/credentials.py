@@ -189,7 +189,7 @@ class CredentialBook:
         if rest is not None:
             rest.counts(now_s)
             for counts in (*rest.history, rest.minute):
-                at = int((counts.minute * MINUTE_S - begin_s) // step_s)
+                at = min(int((counts.minute * MINUTE_S - begin_s) // step_s), steps - 1)  # The running minute is in it.
                 if counts.minute * MINUTE_S <= begin_s < (counts.minute + 1) * MINUTE_S:
                     at = 0  # The minute in which the window begins.
                 if 0 <= at < steps:
