@@ -22,8 +22,13 @@ from routerx.config.load import Loader
 from routerx.config.settings import Flags, config_path, read_environment
 from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
 from routerx.config.watch import ConfigWatcher
+from routerx.control.checks import CheckParts, HealthChecks
 from routerx.control.configuration import LiveConfiguration
 from routerx.control.operations import Operations
+from routerx.control.provider_files import ProviderFiles
+from routerx.control.providers import ProviderOperations, ProviderParts
+from routerx.control.reports import Reports
+from routerx.control.tenant_views import OwnSources, OwnViews
 from routerx.control.vitals import Vitals
 from routerx.domain.record import RequestRecord
 from routerx.errors import OperatorError
@@ -33,10 +38,12 @@ from routerx.gateway.settle import Settler
 from routerx.gateway.translation import Translator
 from routerx.http.admin import admin_routes
 from routerx.http.admin_app import AdminApp, admin_actor
+from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
 from routerx.http.edge_limits import EdgeLimits
 from routerx.http.inbound import Door
+from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
@@ -133,6 +140,10 @@ class Runtime:
         self.gateway = Gateway(parts)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)
+        self.checks = HealthChecks(CheckParts(self.holder, self.routing, transports, clock))
+        self.vitals.looks = self.checks.book
+        files = ProviderFiles(self._loader.path, self._loader.env, self.holder, configuration)
+        self.providers = ProviderOperations(ProviderParts(self.holder, self.routing, self.checks, files, clock))
         self._read_metrics()
         self.edge = EdgeServer(self._app().handle, edge_limits(snapshot.server), clock, self.metrics.connection_closed)
         self._take_over(snapshot)
@@ -141,6 +152,7 @@ class Runtime:
         self._stack.push_async_callback(self._tasks.close)
         self._tasks.spawn("config-watch", self.watcher.run())
         self._tasks.spawn("loop-lag", LoopLag(self.metrics, clock).run())
+        self._tasks.spawn("health-checks", self.checks.run())
 
     async def _open_ledger(self, snapshot: Snapshot) -> SqliteLedger:
         server = snapshot.server
@@ -169,8 +181,12 @@ class Runtime:
 
     def _app(self) -> App:
         tenant = TenantApi(self.gateway, Door(self.holder, self.ledger, self.clock))
-        admin = AdminApp(admin_routes(self.operations, self._authorize))
-        return App(Apis(tenant, admin, self.vitals, self.holder), self.clock)
+        reports = Reports(self.ledger, self.clock)
+        desk = ProviderDesk(self.providers, reports, self.clock)
+        admin = AdminApp([*admin_routes(self.operations, self._authorize), *provider_routes(desk, self._authorize)])
+        sources = OwnSources(self.ledger, self.limiter, self.vitals, reports, self.clock, self.providers.worst_circuit)
+        own = OwnApi(OwnViews(sources), self.holder, self.ledger)
+        return App(Apis(tenant, own, admin, self.vitals, self.holder), self.clock)
 
     def _authorize(self, request: web.BaseRequest) -> str:
         return admin_actor(request, self.holder.current.server.admin_key_digests)
@@ -223,6 +239,7 @@ class Runtime:
         self.limiter.configure(snapshot.tenants, snapshot.server.concurrency_max)
         self.routing.retain(snapshot)
         self._transports.retain(snapshot.providers.values())
+        self.checks.retain()
         self.metrics.config_loaded(snapshot.generation, snapshot.models.keys() | snapshot.endpoints.keys())
         self.edge.limits = edge_limits(snapshot.server)
         if self.logs is not None:
@@ -235,6 +252,7 @@ class Runtime:
         metrics.read_from(Reading.LEDGER_QUEUE, lambda: ledger.health().queue)
         metrics.read_from(Reading.LOG_LINES_DROPPED, lambda: self.logs.dropped if self.logs is not None else 0)
         metrics.read_reloads_from(lambda: (self.watcher.status.ok, self.watcher.status.refused))
+        metrics.read_providers_from(self.vitals.providers_up)
         metrics.read_breakers_from(
             lambda: [
                 (view.endpoint, view.credential_id, view.circuit)
@@ -288,8 +306,8 @@ def _unlink(path: str) -> None:
 def _secrets(snapshot: Snapshot) -> list[Secret]:
     return [
         credential.secret
-        for provider in snapshot.providers.values()
-        for credential in provider.credentials
+        for provider in (*snapshot.providers.values(), *(idle.provider for idle in snapshot.idle.values()))
+        for credential in (*provider.credentials, *provider.credentials_off)
         if credential.secret is not None
     ]
 

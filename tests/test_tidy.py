@@ -33,7 +33,7 @@ ROOTS = {
     "routerx/gateway/relay.py": 1,
     # The only handlers of every exception that do not raise it again: roots of requests, threads and commands.
     "routerx/cli/root.py": 1,
-    "routerx/http/admin.py": 1,
+    "routerx/http/admin_kit.py": 1,
     "routerx/http/app.py": 1,
     "routerx/ledger/writer.py": 5,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from routerx.cli.remote import RemoteAccess, socket_answers
+from routerx.cli.remote_providers import ProviderAccess
 from routerx.cli.render import say
 from routerx.cli.settings import Settings
 from routerx.control.values import (
@@ -33,6 +34,9 @@ ADMIN_SOCKET = "admin.sock"
 
 class Access(Protocol):
     """What commands can ask for; see control/operations.py. Every method raises RouterXError."""
+
+    @property
+    def providers(self) -> ProviderAccess: ...
 
     def tenants(self) -> tuple[TenantSummary, ...]: ...
     def tenant(self, name: str) -> TenantDetail: ...

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from routerx.cli.files import load, loader_for
+from routerx.cli.local_providers import LocalProviders
 from routerx.cli.settings import Settings
 from routerx.clock import SystemClock
 from routerx.config.snapshot import SnapshotHolder
@@ -64,6 +65,10 @@ class LocalAccess:
         with self._runner:
             if self._ledger is not None:
                 self._runner.run(self._ledger.close())
+
+    @property
+    def providers(self) -> LocalProviders:
+        return LocalProviders(self._loader, self._holder, self._runner)
 
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._do(lambda operations: operations.tenants())

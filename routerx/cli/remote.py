@@ -7,11 +7,13 @@ import http.client
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from routerx.cli.remote_kit import Page, query_of, segment
+from routerx.cli.remote_providers import RemoteProviders
 from routerx.control.values import (
     CreatedTenant,
     KeyView,
@@ -27,7 +29,7 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
-from routerx.errors import NotFound, OperatorError, RouterXError
+from routerx.errors import OperatorError, RouterXError
 from routerx.ledger.base import LogQuery
 
 PREFIX = "/admin/v1"
@@ -47,12 +49,6 @@ class Unreachable(OperatorError):
 
 class Refused(RouterXError):
     """The server's own error, told as it told it."""
-
-
-class Page(msgspec.Struct, Generic[T]):
-    """The shape of every list."""
-
-    data: tuple[T, ...]
 
 
 class _Problem(msgspec.Struct):
@@ -104,7 +100,7 @@ class RemoteAccess:
 
     @classmethod
     def by_socket(cls, path: Path) -> "RemoteAccess":
-        return cls(lambda timeout_s: _UnixConnection(path, timeout_s), str(path), PREFIX, None)
+        return cls(lambda timeout_s: _UnixConnection(path, timeout_s), str(path), "", None)
 
     @classmethod
     def by_url(cls, url: str, admin_key: str | None) -> "RemoteAccess":
@@ -125,45 +121,47 @@ class RemoteAccess:
         def connect(timeout_s: float) -> http.client.HTTPConnection:
             return kind(host, port, timeout=timeout_s)
 
-        return cls(
-            connect, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.path.rstrip("/") + PREFIX, admin_key
-        )
+        return cls(connect, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.path.rstrip("/"), admin_key)
 
     # --- the interface
+
+    @property
+    def providers(self) -> RemoteProviders:
+        return RemoteProviders(self.call)
 
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._get("/tenants", Page[TenantSummary]).data
 
     def tenant(self, name: str) -> TenantDetail:
-        return self._get(f"/tenants/{_segment(name)}", TenantDetail)
+        return self._get(f"/tenants/{segment(name)}", TenantDetail)
 
     def create_tenant(self, new: NewTenant) -> CreatedTenant:
         return self._post("/tenants", new, CreatedTenant)
 
     def top_up(self, name: str, amount: str, reference: str | None, note: str | None) -> TransferView:
         body = {"amount": amount, "reference": reference, "note": note}
-        return self._post(f"/tenants/{_segment(name)}/topup", body, TransferView)
+        return self._post(f"/tenants/{segment(name)}/topup", body, TransferView)
 
     def adjust(self, name: str, amount: str, note: str | None) -> TransferView:
-        return self._post(f"/tenants/{_segment(name)}/adjust", {"amount": amount, "note": note}, TransferView)
+        return self._post(f"/tenants/{segment(name)}/adjust", {"amount": amount, "note": note}, TransferView)
 
     def suspend(self, name: str, reason: str | None) -> TenantDetail:
-        return self._post(f"/tenants/{_segment(name)}/suspend", {"reason": reason}, TenantDetail)
+        return self._post(f"/tenants/{segment(name)}/suspend", {"reason": reason}, TenantDetail)
 
     def unsuspend(self, name: str) -> TenantDetail:
-        return self._post(f"/tenants/{_segment(name)}/unsuspend", {}, TenantDetail)
+        return self._post(f"/tenants/{segment(name)}/unsuspend", {}, TenantDetail)
 
     def keys(self, tenant: str | None) -> tuple[KeyView, ...]:
-        return self._get("/keys" + _query(tenant=tenant), Page[KeyView]).data
+        return self._get("/keys" + query_of(tenant=tenant), Page[KeyView]).data
 
     def create_key(self, tenant: str, label: str | None) -> NewKey:
         return self._post("/keys", {"tenant": tenant, "label": label}, NewKey)
 
     def revoke_key(self, key_id: str) -> KeyView:
-        return self._post(f"/keys/{_segment(key_id)}/revoke", {}, KeyView)
+        return self._post(f"/keys/{segment(key_id)}/revoke", {}, KeyView)
 
     def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
-        values = _query(
+        values = query_of(
             provider=query.provider,
             kind=query.kind,
             search=query.search,
@@ -179,7 +177,7 @@ class RemoteAccess:
         return self._get("/logs" + _log_query(query), Page[LogEntry]).data
 
     def log(self, request_id: str) -> LogDetail:
-        return self._get(f"/logs/{_segment(request_id)}", LogDetail)
+        return self._get(f"/logs/{segment(request_id)}", LogDetail)
 
     def verify(self) -> VerifyView:
         return self._get("/ledger/verify", VerifyView)
@@ -188,7 +186,7 @@ class RemoteAccess:
         """The log stream, line by line. Raises Unreachable when it breaks off without its end line."""
         connection = self._connect(CONNECT_TIMEOUT_S)
         try:
-            response = self._send(connection, "GET", "/logs/stream" + _log_query(query), None, SILENCE_MAX_S)
+            response = self._send(connection, "GET", PREFIX + "/logs/stream" + _log_query(query), None, SILENCE_MAX_S)
             while data := response.readline(LINE_BYTES_MAX):
                 line = msgspec.json.decode(data, type=LogLine)
                 yield line
@@ -203,12 +201,14 @@ class RemoteAccess:
     # --- HTTP
 
     def _get(self, path: str, shape: type[T]) -> T:
-        return self._call("GET", path, None, shape)
+        return self.call("GET", PREFIX + path, None, shape)
 
     def _post(self, path: str, body: object, shape: type[T]) -> T:
-        return self._call("POST", path, msgspec.json.encode(body), shape)
+        return self.call("POST", PREFIX + path, body, shape)
 
-    def _call(self, method: str, path: str, body: bytes | None, shape: type[T]) -> T:
+    def call(self, method: str, path: str, value: object, shape: type[T]) -> T:
+        """One call of any admin route; a `value` of None is no body. Raises Refused and Unreachable."""
+        body = None if value is None else msgspec.json.encode(value)
         connection = self._connect(CONNECT_TIMEOUT_S)
         try:
             data = self._send(connection, method, path, body, ANSWER_TIMEOUT_S).read()
@@ -249,20 +249,8 @@ class RemoteAccess:
         return Unreachable(f"No answer from RouterX at {self._where}: {reason}.")
 
 
-def _segment(name: str) -> str:
-    """A name as one segment of a path. Raises NotFound for what cannot be one."""
-    if "/" in name:
-        raise NotFound(f"There is nothing named {name!r}.")
-    return quote(name, safe="")
-
-
-def _query(**values: str | None) -> str:
-    given = {name: value for name, value in values.items() if value is not None}
-    return "?" + urlencode(given) if given else ""
-
-
 def _log_query(query: LogQuery) -> str:
-    return _query(
+    return query_of(
         tenant=query.tenant,
         model=query.model,
         outcome=query.outcome,

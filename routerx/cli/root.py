@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "routerx.cli.keys",
     "logs": "routerx.cli.logs",
     "models": "routerx.cli.models",
+    "providers": "routerx.cli.providers",
     "drill": "routerx.cli.drill",
     "ledger": "routerx.cli.ledger",
 }

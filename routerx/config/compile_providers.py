@@ -56,19 +56,22 @@ def compile_providers(run: Compilation) -> Sources:
     """Every provider that can be called, with the mock under those that cannot or shall not be."""
     entries = run.config.providers if run.config.providers is not None else {}
     found = {name: source for name, entry in entries.items() if (source := _source(run, name, entry)) is not None}
-    off = {name for name, entry in entries.items() if not entry.enabled or _all_keys_are_off(entry)}
+    off = {
+        name: found.pop(name)
+        for name, entry in sorted(entries.items())
+        if name in found and (not entry.enabled or _all_keys_are_off(entry))
+    }
+    idle = _idle(off, "off")
     if off:
-        run.notice(f"providers that are off: {', '.join(sorted(off))}")
-        idle = _idle({name: found.pop(name) for name in sorted(off) if name in found}, "off")
+        run.notice(f"providers that are off: {', '.join(off)}")
         if not found:  # Nobody asked for the mock.
             return Sources(live={}, idle=idle)
-    else:
-        idle = {}
     mode = run.settings.effective_mode if run.settings.effective_mode is not None else run.config.server.mode
     if mode == "mock":
         run.notice("mode is mock: the built-in mock answers for every provider")
         return _mocked(run, found, idle, serves_all=not found)
-    if any(source.usable and source.provider.mock is None for source in found.values()):
+    # Where a provider has a key, switching it off is not asking for the mock.
+    if any(source.usable and source.provider.mock is None for source in (*found.values(), *off.values())):
         for name, source in found.items():
             if not source.usable:
                 run.notice(f"provider {name!r} has no key and is left out")

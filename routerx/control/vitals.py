@@ -7,6 +7,7 @@ from routerx.clock import Clock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.config.watch import ReloadStatus
 from routerx.ledger.base import Ledger
+from routerx.routing.health import HealthBook, Seen
 from routerx.routing.state import RoutingState
 from routerx.telemetry.metrics import Metrics
 
@@ -25,6 +26,8 @@ class Vitals:
         self._started_s = clock.monotonic_s()
         self.draining = False
         self.reload_status: Callable[[], ReloadStatus] | None = None
+        self.looks: HealthBook | None = None
+        """What providers looked like off the request path."""
 
     def unready(self) -> str | None:
         """Why new requests are not welcome; None when they are."""
@@ -56,6 +59,7 @@ class Vitals:
                 "survives_power_loss": ledger.survives_power_loss,
                 "queue": ledger.queue,
             },
+            "providers": [self.provider(name) for name in sorted(snapshot.providers)],
             "endpoints": [
                 {
                     "endpoint": view.endpoint,
@@ -67,3 +71,22 @@ class Vitals:
                 if view.endpoint in snapshot.endpoints  # Other paths are what callers have typed.
             ],
         }
+
+    def provider(self, name: str) -> dict[str, object]:
+        """How a provider looked. For anyone: neither its address is told nor which key it was looked at with."""
+        health = self.looks.health(name, self._clock.monotonic_s()) if self.looks is not None else None
+        return {
+            "provider": name,
+            "seen": None if health is None else health.last.seen.value,
+            "latency_ms": None if health is None else health.last.latency_ms,
+            "consecutive": None if health is None else health.consecutive,
+            "uptime": None if health is None or health.uptime is None else round(health.uptime, 4),
+        }
+
+    def providers_up(self) -> list[tuple[str, bool]]:
+        """For the metric: each provider that was looked at, and whether it was ok."""
+        if self.looks is None:
+            return []
+        now_s = self._clock.monotonic_s()
+        found = ((name, self.looks.health(name, now_s)) for name in sorted(self._holder.current.providers))
+        return [(name, health.last.seen is Seen.OK) for name, health in found if health is not None]

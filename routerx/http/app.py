@@ -24,6 +24,7 @@ from routerx.http.admin_app import AdminApp
 from routerx.http.faults import error_response
 from routerx.http.inbound import Arrival
 from routerx.http.ops import OpsApi
+from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
 from routerx.ids import new_request_id
 
@@ -34,7 +35,7 @@ Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 MODEL_PATH = "/v1/models/"
 GENERATE_PATHS = ("/v1beta/models/", "/v1/models/")
 """Older and newer clients of Google's."""
-ADMIN_PATH = "/admin/"
+ADMIN_PATHS = ("/admin/", "/v1/admin/", "/v1/stats/", "/auth/reload-keys")
 MESSAGES_PATH = "/v1/messages"
 NOT_OFFERED = ("/v1/batches", "/v1/realtime")
 
@@ -43,6 +44,7 @@ class Apis(msgspec.Struct, frozen=True):
     """What the public port offers."""
 
     tenant: TenantApi
+    own: OwnApi
     admin: AdminApp
     vitals: Vitals
     holder: SnapshotHolder
@@ -57,7 +59,13 @@ class App:
         self._vitals = apis.vitals
         self._clock = clock
         ops = OpsApi(apis.vitals, apis.holder)
-        probes = {"/": ops.root, "/health": ops.health, "/readyz": ops.ready, "/metrics": ops.metrics}
+        probes = {
+            "/": ops.root,
+            "/health": ops.health,
+            "/readyz": ops.ready,
+            "/metrics": ops.metrics,
+            "/backend/info": ops.info,
+        }
         self._routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): tenant_api.calls(Operation.CHAT, OPENAI),
             ("POST", "/v1/embeddings"): tenant_api.calls(Operation.EMBEDDINGS, OPENAI),
@@ -71,6 +79,7 @@ class App:
             ("POST", MESSAGES_PATH): tenant_api.calls(Operation.CHAT, ANTHROPIC),
             ("POST", MESSAGES_PATH + "/count_tokens"): tenant_api.count_tokens,
             ("GET", "/v1/models"): tenant_api.models,
+            **{("GET", path): handler for path, handler in apis.own.routes().items()},
             # Balancers and monitors like to ask for the head alone; aiohttp leaves the body out.
             **{(method, path): handler for path, handler in probes.items() for method in ("GET", "HEAD")},
         }
@@ -102,7 +111,7 @@ class App:
             raise ShuttingDown("The gateway is shutting down. Send the request again.", retry_after_s=1)
         if handler is not None:
             return await handler(arrival)
-        if path.startswith(ADMIN_PATH):
+        if path.startswith(ADMIN_PATHS):
             return await self._admin.handle(request)
         if path.startswith(MODEL_PATH) and method == "GET":
             return await self._tenant_api.model(arrival, request.path[len(MODEL_PATH) :])

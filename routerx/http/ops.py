@@ -1,5 +1,5 @@
-"""Routes for operators and machines: /, /health and /readyz, open to anyone and without secrets, paths or tenants; and
-/metrics, which names tenants and what they spend, for this machine and for who has an admin key."""
+"""Routes for operators and machines: /, /health, /readyz and /backend/info, open to anyone, without secrets, paths or
+tenants; and /metrics, which names tenants and what they spend, for this machine and for who has an admin key."""
 
 import ipaddress
 
@@ -8,8 +8,16 @@ from aiohttp import web
 from routerx import __version__, jsonx
 from routerx.config.snapshot import SnapshotHolder
 from routerx.control.vitals import Vitals
+from routerx.dialects.anthropic import ANTHROPIC
+from routerx.dialects.gemini import GEMINI
+from routerx.dialects.openai_chat import OPENAI
+from routerx.dialects.responses import RESPONSES
+from routerx.domain.call import Operation
+from routerx.domain.model import Capability
 from routerx.http.admin_app import admin_actor
 from routerx.http.inbound import Arrival
+
+CALLER_DIALECTS = (OPENAI, RESPONSES, ANTHROPIC, GEMINI)
 
 
 class OpsApi:
@@ -21,6 +29,19 @@ class OpsApi:
 
     async def root(self, arrival: Arrival) -> web.StreamResponse:
         return self._json(arrival, {"name": "routerx", "version": __version__, "docs": "/health, /metrics, /v1/models"})
+
+    async def info(self, arrival: Arrival) -> web.StreamResponse:
+        """What this gateway is and can, for clients that ask before they call."""
+        return self._json(
+            arrival,
+            {
+                "name": "routerx",
+                "version": __version__,
+                "dialects": [dialect.name for dialect in CALLER_DIALECTS],
+                "operations": [operation.value for operation in Operation],
+                "capabilities": [capability.value for capability in Capability],
+            },
+        )
 
     async def health(self, arrival: Arrival) -> web.StreamResponse:
         """200 while the process is alive; the body says how well. For humans and dashboards."""

@@ -1,18 +1,17 @@
 """The tenant API: calls of models in every dialect that callers may speak, and the list of models."""
 
 from collections.abc import Awaitable, Callable
-from fnmatch import fnmatchcase
 
 import msgspec
 from aiohttp import web
 
 from routerx import jsonx
+from routerx.control.tenant_views import may_use
 from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
 from routerx.dialects.gemini import GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
-from routerx.domain.tenant import Tenant
 from routerx.errors import ModelNotFound, NotFound
 from routerx.gateway.context import Inbound
 from routerx.gateway.pipeline import Gateway
@@ -93,11 +92,6 @@ class TenantApi:
             content_type="application/json",
             headers={"X-Request-Id": arrival.request_id},
         )
-
-
-def may_use(tenant: Tenant | None, name: str) -> bool:
-    """Whether the tenant's `allow` patterns admit a model name."""
-    return tenant is None or not tenant.allow or any(fnmatchcase(name, pattern) for pattern in tenant.allow)
 
 
 def describe(model: Model) -> dict[str, object]:

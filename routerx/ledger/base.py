@@ -87,6 +87,30 @@ class LogQuery(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
+class UsageQuery(msgspec.Struct, frozen=True):
+    """What has settled since `since_ns`, in steps of `step_ns`; of one tenant, or of all."""
+
+    since_ns: int
+    step_ns: int
+    tenant: str | None = None
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """Sums of one provider in one step."""
+
+    provider: str
+    step: int
+    """0 is the one that begins at `since_ns`."""
+    requests: int
+    succeeded: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    """Of the input: read from the provider's cache."""
+    cost_nano: int
+    provider_cost_nano: int
+
+
 class VerifyReport(msgspec.Struct, frozen=True):
     """Result of `ledger verify`: empty `violations` proves the books."""
 
@@ -182,6 +206,10 @@ class Ledger(Protocol):
         ...
 
     async def transfers(self, tenant: str, limit: int) -> tuple[TransferRow, ...]: ...
+    async def usage(self, query: UsageQuery) -> tuple[UsageRow, ...]:
+        """What the books have by provider, oldest step first. Raises StorageBusy."""
+        ...
+
     async def log(self, query: LogQuery) -> tuple[RequestRecord, ...]: ...
     async def request(self, request_id: str) -> RequestRecord | None: ...
     def follow(self) -> asyncio.Queue[RequestRecord]:

@@ -15,7 +15,18 @@ from routerx.domain.tenant import Principal, Tenant
 from routerx.errors import InsufficientBalance, InvalidParameter, LedgerUnusable, NotFound, RouterXError
 from routerx.ids import new_id
 from routerx.ledger import reports
-from routerx.ledger.base import Hold, KeyRow, LedgerHealth, LogQuery, Receipt, TenantFunds, TransferRow, VerifyReport
+from routerx.ledger.base import (
+    Hold,
+    KeyRow,
+    LedgerHealth,
+    LogQuery,
+    Receipt,
+    TenantFunds,
+    TransferRow,
+    UsageQuery,
+    UsageRow,
+    VerifyReport,
+)
 from routerx.ledger.books import Books, Closed, belongs_in_books
 from routerx.ledger.budget import floor_of
 from routerx.ledger.database import Connect, connect
@@ -23,6 +34,7 @@ from routerx.ledger.opening import LedgerOptions, Opened, open_file
 from routerx.ledger.ops import AddKey, Op, Post, Posting, RevokeKey, Suspend, yaml_tombstones
 from routerx.ledger.requestlog import RequestLog
 from routerx.ledger.storage import Storage
+from routerx.ledger.usage import provider_usage
 from routerx.ledger.verify import check_file
 from routerx.ledger.watch import Stopped, Watch
 from routerx.ledger.writer import Writer
@@ -221,6 +233,9 @@ class SqliteLedger:
 
     async def keys(self, tenant: str | None) -> tuple[KeyRow, ...]:
         return self._access.keys(tenant)
+
+    async def usage(self, query: UsageQuery) -> tuple[UsageRow, ...]:
+        return await provider_usage(self._books_reader, query)
 
     # --- request log
 

@@ -78,6 +78,9 @@ DROPPED = MetricSpec(
 )
 FLAGS = MetricSpec("routerx_flagged_requests_total", "counter", "Requests with a flag in their row.", ("flag",))
 BREAKER = MetricSpec("routerx_breaker_state", "gauge", "0 closed, 1 half-open, 2 open.", ("endpoint", "credential"))
+PROVIDER_UP = MetricSpec(
+    "routerx_provider_up", "gauge", "1 when the last look at the provider off the request path was ok.", ("provider",)
+)
 GENERATION = MetricSpec("routerx_config_generation", "gauge", "Generation of the configuration in force.")
 RELOAD_OK = MetricSpec("routerx_config_last_reload_ok", "gauge", "1 when the last configuration read is in force.")
 RELOAD_FAILURES = MetricSpec("routerx_config_reload_failures_total", "counter", "Configurations refused.")
@@ -108,7 +111,7 @@ READINGS: Mapping[Reading, MetricSpec] = MappingProxyType(
 
 METRICS = (
     *(REQUESTS, COST, HOUSE_COST, TOKENS, DURATION, TTFT, OVERHEAD, ATTEMPTS, RETRIES, FALLBACKS),
-    *(DROPPED, FLAGS, BREAKER, GENERATION, RELOAD_OK, RELOAD_FAILURES, LOOP_LAG, CLOSED, COMMIT),
+    *(DROPPED, FLAGS, BREAKER, PROVIDER_UP, GENERATION, RELOAD_OK, RELOAD_FAILURES, LOOP_LAG, CLOSED, COMMIT),
     *READINGS.values(),
 )
 """Every metric of this program, for the documentation's test. The `process_` metrics are the client library's."""
@@ -182,6 +185,7 @@ class Metrics(Collector):
         self._commit = _Histogram(COMMIT_BOUNDS_S)
         self._readings: dict[Reading, Callable[[], int]] = {}
         self._breakers: Callable[[], Iterable[BreakerRow]] = tuple
+        self._providers_up: Callable[[], Iterable[tuple[str, bool]]] = tuple
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -270,6 +274,10 @@ class Metrics(Collector):
         """Ask `source` for the circuits when scraped."""
         self._breakers = source
 
+    def read_providers_from(self, source: Callable[[], Iterable[tuple[str, bool]]]) -> None:
+        """Ask `source` when scraped which providers were looked at, and whether they were ok."""
+        self._providers_up = source
+
     def render(self) -> bytes:
         """The answer to GET /metrics, of type CONTENT_TYPE."""
         return generate_latest(self._registry)
@@ -304,6 +312,7 @@ class Metrics(Collector):
         yield _values(DROPPED, (((name,), count) for name, count in self._dropped.items()))
         yield _values(FLAGS, (((flag,), count) for flag, count in self._flags.items()))
         yield _values(BREAKER, (((row[0], row[1]), CIRCUITS[row[2]]) for row in self._breakers()))
+        yield _values(PROVIDER_UP, (((name,), int(is_up)) for name, is_up in self._providers_up()))
         yield _values(GENERATION, [((), self._generation)])
         in_force, refused = self._reloads()
         yield _values(RELOAD_OK, [((), int(in_force))])

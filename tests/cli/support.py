@@ -1,6 +1,7 @@
 """A small RouterX for tests of the control plane: real Operations and real admin routes over a ledger in memory."""
 
 import asyncio
+import random
 import subprocess
 import sys
 import threading
@@ -13,7 +14,11 @@ from aiohttp import web
 
 from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
 from routerx.config.watch import ReloadStatus
+from routerx.control.checks import CheckParts, HealthChecks
 from routerx.control.operations import Operations
+from routerx.control.provider_files import ProviderFiles
+from routerx.control.providers import ProviderOperations, ProviderParts
+from routerx.control.reports import Reports
 from routerx.control.values import NewTenant
 from routerx.domain.model import Capability, Endpoint, Kind, Model
 from routerx.domain.policy import Policy
@@ -23,8 +28,11 @@ from routerx.domain.tenant import Billing, Limits, Period, Plan, Principal, Spen
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import Conflict, InvalidApiKey, NotFound
 from routerx.http.admin import admin_routes
+from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.ledger.base import KeyRow, LedgerHealth, LogQuery, TenantFunds, TransferRow, VerifyReport
+from routerx.routing.state import RoutingState
 from routerx.secrets import key_digest, key_id
+from routerx.upstream.pool import TransportPool
 from tests.support.clock import ManualClock
 
 ADMIN_KEY = "admin_key_fake_123456"
@@ -338,6 +346,12 @@ class Control:
         self.configuration = FakeConfiguration(self.holder)
         self.clock = ManualClock()
         self.operations = Operations(self.ledger, self.holder, self.configuration, self.clock)
+        self.routing = RoutingState(random.Random(1))
+        transports = TransportPool(self.clock)
+        self.checks = HealthChecks(CheckParts(self.holder, self.routing, transports, self.clock))
+        self.checks.retain()
+        files = ProviderFiles(None, {}, self.holder, self.configuration)
+        self.providers = ProviderOperations(ProviderParts(self.holder, self.routing, self.checks, files, self.clock))
 
     async def start(self) -> "Control":
         await self.ledger.sync_tenants(self.holder.current.tenants.values())
@@ -346,6 +360,8 @@ class Control:
     def app(self) -> web.Application:
         app = web.Application()
         app.add_routes(admin_routes(self.operations, authorize))
+        desk = ProviderDesk(self.providers, Reports(self.ledger, self.clock), self.clock)
+        app.add_routes(provider_routes(desk, authorize))
         return app
 
 

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from routerx.http.admin import BODY_BYTES_MAX
+from routerx.http.admin_kit import BODY_BYTES_MAX
 from tests.cli.support import ADMIN_KEY, Control, record
 
 AUTH = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -49,9 +49,10 @@ def routes(control: Control) -> list[tuple[str, str]]:
 
 async def test_every_route_refuses_a_caller_without_admin_key(control: Control, api: aiohttp.ClientSession) -> None:
     every = routes(control)
-    assert len(every) == 17
+    assert len(every) == 33
     for method, path in every:
         url = path.replace("{tenant}", "demo").replace("{key}", "k").replace("{request}", "r").replace("{model}", "m")
+        url = url.replace("{provider}", "p")
         for headers in ({"Authorization": ""}, {"Authorization": "Bearer demo_key_fake_123456"}):
             async with api.request(method, url, headers=headers) as response:
                 assert response.status == 401, path
@@ -182,7 +183,7 @@ async def test_a_follower_who_leaves_is_forgotten(control: Control, api: aiohttp
 
 
 async def test_a_body_that_does_not_come_is_given_up(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("routerx.http.admin.BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("routerx.http.admin_kit.BODY_TIMEOUT_S", 0.01)
     server = TestServer(control.app())
     await server.start_server()
     try:

@@ -73,7 +73,7 @@ def config(up: str, spare: str | None = None) -> Config:
         dear = {"provider": "spare", "price": {"input": 10, "output": 20}, "priority": 1}
         models["duo"] = {"endpoints": [endpoint, dear]}
     return {
-        "server": {"data_dir": "data", "admin_keys": [digest(ADMIN_KEY)]},
+        "server": {"data_dir": "data", "admin_keys": [digest(ADMIN_KEY)], "health_interval": "0s"},
         "providers": providers,
         "models": models,
         "policies": {"default": {"retry": {"backoff": "1ms..5ms"}}},

@@ -395,6 +395,13 @@ def test_a_provider_whose_keys_are_all_off_is_off_and_no_mock_stands_in(folder: 
     assert snapshot.idle["openai"].reason == "off"
 
 
+def test_no_mock_stands_in_for_a_provider_that_is_off(folder: Folder):
+    text = 'providers: {openai: {keys: ["${env:OPENAI_API_KEY}"], enabled: off}, openrouter: {keys: ["${env:NO:-}"]}}\n'
+    snapshot = folder.load(text, WITH_KEY)
+    assert dict(snapshot.providers) == {}
+    assert {name: idle.reason for name, idle in snapshot.idle.items()} == {"openai": "off", "openrouter": "no_key"}
+
+
 def test_a_provider_without_its_key_is_idle(folder: Folder):
     text = 'providers: {openai: {keys: ["${env:OPENAI_API_KEY}"]}, openrouter: {keys: ["${env:NONE:-}"]}}\n'
     snapshot = folder.load(text, WITH_KEY)

@@ -1,0 +1,151 @@
+"""What a tenant may see of the gateway: its own limits and figures, and how the providers of its models are.
+
+Nothing here names another tenant, a key of the house or an amount that is not the tenant's own.
+"""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from routerx.clock import Clock
+from routerx.config.snapshot import Snapshot
+from routerx.control.provider_values import UsageView
+from routerx.control.reports import Reports
+from routerx.control.vitals import Vitals
+from routerx.domain.tenant import Principal, Tenant
+from routerx.ledger.base import Ledger
+from routerx.limits.base import Limiter
+from routerx.money import format_usd
+
+
+class OwnSources(msgspec.Struct, frozen=True):
+    """What the views are made of."""
+
+    ledger: Ledger
+    limiter: Limiter
+    vitals: Vitals
+    reports: Reports
+    clock: Clock
+    circuit: Callable[[str], str]
+    """The worst circuit of a provider."""
+
+
+class OwnViews:
+    """Values to encode; `snapshot` is the one the caller was identified by."""
+
+    def __init__(self, sources: OwnSources) -> None:
+        self._sources = sources
+
+    def providers(self, snapshot: Snapshot, tenant: Tenant) -> list[dict[str, object]]:
+        """The providers that serve at least one model the tenant may use, by name."""
+        return [
+            {**self._sources.vitals.provider(name), "circuit": self._sources.circuit(name), "models": models}
+            for name, models in sorted(_models_by_provider(snapshot, tenant).items())
+        ]
+
+    def health(self, snapshot: Snapshot, tenant: Tenant) -> dict[str, object]:
+        """Whether requests are welcome, and how many of the tenant's providers are well."""
+        reason = self._sources.vitals.unready()
+        providers = self.providers(snapshot, tenant)
+        usable = sum(one["circuit"] != "open" for one in providers)
+        status = "ok" if reason is None and usable else "degraded"
+        return {"status": status, "reason": reason, "providers_usable": usable, "providers": providers}
+
+    async def stats(self, snapshot: Snapshot, tenant: Tenant) -> dict[str, object]:
+        """What the tenant has used of late."""
+        funds = self._sources.ledger.funds(tenant.name)
+        report = await self._sources.reports.tokens("day", tenant.name)
+        return {
+            "tenant": tenant.name,
+            "models": len(_own_models(snapshot, tenant)),
+            "requests_today": funds.requests_today,
+            "spent_today_usd": format_usd(funds.spent_today_nano),
+            "spent_month_usd": format_usd(funds.spent_month_nano),
+            "last_24h": _own_usage(report.totals),
+        }
+
+    async def metrics(self, tenant: Tenant, period: str) -> dict[str, object]:
+        """Tokens and charges by provider over a period. Raises NotFound for one that is none."""
+        report = await self._sources.reports.tokens(period, tenant.name)
+        return {
+            "tenant": tenant.name,
+            "period": report.period,
+            "since": report.since,
+            "step_seconds": report.step_seconds,
+            "totals": _own_usage(report.totals),
+            "series": _own_usage(report.series),
+        }
+
+    def rate_limits(self, tenant: Tenant) -> dict[str, object]:
+        """The plan's limits, and what is left of them now. None is no limit."""
+        limits = tenant.plan.limits
+        names = dict(self._sources.limiter.headers(tenant, self._sources.clock.monotonic_s()))
+        left = {name.removeprefix("x-ratelimit-"): value for name, value in names.items()}
+        used_today = self._sources.ledger.funds(tenant.name).requests_today
+        return {
+            "tenant": tenant.name,
+            "requests_per_minute": _window(limits.rpm, left, "requests"),
+            "tokens_per_minute": _window(limits.tpm, left, "tokens"),
+            "concurrency": limits.concurrency,
+            "daily_requests": None
+            if limits.daily_requests is None
+            else {"limit": limits.daily_requests, "remaining": max(0, limits.daily_requests - used_today)},
+        }
+
+    def status(self, principal: Principal) -> dict[str, object]:
+        """Who the caller is."""
+        tenant = principal.tenant
+        return {
+            "authenticated": True,
+            "tenant": tenant.name,
+            "key_id": principal.key_id,
+            "plan": tenant.plan.name,
+            "billing": tenant.plan.billing.value,
+            "policy": tenant.policy,
+            "allow": tenant.allow,
+        }
+
+
+def may_use(tenant: Tenant | None, name: str) -> bool:
+    """Whether the tenant's `allow` patterns admit a model name. None: there is nobody to restrict."""
+    return tenant is None or not tenant.allow or any(fnmatchcase(name, pattern) for pattern in tenant.allow)
+
+
+def _own_models(snapshot: Snapshot, tenant: Tenant) -> list[str]:
+    return [name for name in snapshot.models if may_use(tenant, name)]
+
+
+def _models_by_provider(snapshot: Snapshot, tenant: Tenant) -> dict[str, int]:
+    """How many of the tenant's models each provider serves; one that serves it only by a path counts, too."""
+    found: dict[str, int] = {}
+    for name in _own_models(snapshot, tenant):
+        for provider in {endpoint.provider for endpoint in snapshot.models[name].endpoints}:
+            found[provider] = found.get(provider, 0) + 1
+    for path, model in snapshot.endpoints.items():
+        if may_use(tenant, path):
+            found.setdefault(model.endpoints[0].provider, 0)
+    return found
+
+
+def _own_usage(rows: tuple[UsageView, ...]) -> list[dict[str, object]]:
+    """Without what the house pays."""
+    return [
+        {
+            "at": row.at,
+            "provider": row.provider,
+            "requests": row.requests,
+            "succeeded": row.succeeded,
+            "input_tokens": row.input_tokens,
+            "output_tokens": row.output_tokens,
+            "cached_tokens": row.cached_tokens,
+            "cost_usd": row.cost_usd,
+        }
+        for row in rows
+    ]
+
+
+def _window(limit: int | None, left: dict[str, str], kind: str) -> dict[str, object] | None:
+    if limit is None:
+        return None
+    return {"limit": limit, "remaining": int(left[f"remaining-{kind}"]), "reset": left[f"reset-{kind}"]}
