@@ -34,7 +34,7 @@ class RouterXError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.param = param
+        self.param = None if param is None else str(param)  # Names of headers are a kind of text of their own.
         self.retry_after_s = retry_after_s
         self.details: Mapping[str, str | int | bool | None] = details if details is not None else {}
         self.headers: tuple[tuple[str, str], ...] = ()
@@ -160,6 +160,14 @@ class ModelNotFound(NotFound):
     outcome = "rejected_model"
 
 
+class NoEndpoint(NotFound):
+    """The model is there, and what the caller itself wants of routing leaves no endpoint of it; details: excluded_by,
+    the rules."""
+
+    code = "no_endpoint"
+    outcome = "rejected_model"
+
+
 class MethodNotAllowed(CallerError):
     """The route exists under another method."""
 
@@ -251,6 +259,16 @@ class NoHealthyUpstream(RouterXError):
     type = "upstream_error"
     retryable = True
     outcome = "breaker_open"
+
+
+class UpstreamsLimited(RouterXError):
+    """Every candidate is out, and only for rate limits; retry_after_s is when the first one takes calls again."""
+
+    status = 429
+    code = "upstream_rate_limited"
+    type = "rate_limit_error"
+    retryable = True
+    outcome = "upstream_429"
 
 
 # --- this gateway ------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import msgspec
 
 from routerx.domain.model import Endpoint
 from routerx.domain.policy import Sort
-from routerx.routing.shortlist import Option, blended_price
+from routerx.routing.rules import blended_price
+from routerx.routing.shortlist import Option
 from routerx.routing.state import RoutingState
 
 

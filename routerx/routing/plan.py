@@ -1,32 +1,36 @@
 """The plan of one request: candidates in order, best first, without those that cannot be called now.
 
-The static part (names, permissions, capabilities, prices) is prepared once per shape of request and cached in the
-state; per request only circuits, sizes and latencies are looked at. Synchronous; time and randomness come in.
+The static part (names, permissions, capabilities, prices, wishes) is prepared once per shape of request and cached in
+the state; per request only circuits, sizes and latencies are looked at. Synchronous; time and randomness come in.
 """
 
 import math
 
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Peek, Plan
-from routerx.errors import NoHealthyUpstream
+from routerx.errors import NoHealthyUpstream, UpstreamsLimited
 from routerx.routing.order import OrderView, arrange
+from routerx.routing.rules import NO_FALLBACKS
 from routerx.routing.shortlist import Ask, Option, Shortlist, make_shortlist
 from routerx.routing.state import RoutingState
 
 Groups = tuple[tuple[Option, ...], ...]
 
+LIMITED = frozenset({"provider_limited", "credential_rpm", "credential_tpm", "credential_cooling"})
+"""Rules by which an endpoint is not ill, only asked too often."""
+
 
 def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -> Plan:
     """Where this request may go. `now_s` is monotonic.
 
-    Raises ModelNotFound, FreeNotAllowed, InvalidParameter or PermissionDenied (nothing could ever serve it), or
-    NoHealthyUpstream with the earliest probe as retry_after_s (nothing can serve it now).
+    Raises what make_shortlist() raises (nothing could ever serve it); where nothing can serve it now, UpstreamsLimited
+    if only rate limits are in the way, else NoHealthyUpstream, both with the earliest time as retry_after_s.
     """
-    peek, principal = ask.peek, ask.principal
-    key = (peek.model, principal.tenant.name, peek.operation, peek.needs)
+    peek, wishes = ask.peek, ask.wishes
+    key = ask.key
     shortlist = state.plans.get(snapshot, key)
     if shortlist is None:
-        shortlist = make_shortlist(peek, principal.tenant, snapshot)
+        shortlist = make_shortlist(ask, snapshot)
         state.plans.put(key, shortlist)
     groups, excluded = shortlist.groups, shortlist.excluded
     if _needs_fitting(peek, shortlist):
@@ -37,37 +41,68 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
     for group in groups:
         ready = []
         for option in group:
-            if state.ready_s(option.provider, option.candidate.endpoint.key, now_s) <= now_s:
+            # What keeps the house's keys from being used says nothing of a caller's own.
+            if ask.own_key or state.ready_s(option.provider, option.candidate.endpoint.key, now_s) <= now_s:
                 ready.append(option)
             else:
                 blocked.append(option)
         if len(ready) > 1:
             # Only what is tried first is measured, so only the first group has an unknown endpoint to explore.
-            view = OrderView(shortlist.sort, shortlist.model, peek.stream, not candidates)
+            view = OrderView(
+                shortlist.sort,
+                shortlist.model,
+                peek.stream,
+                not candidates,
+                wishes.max_latency,
+                wishes.min_throughput,
+            )
             ready = arrange(ready, view, state, now_s)
         candidates += [option.candidate for option in ready]
     if blocked:
-        excluded += tuple(_exclusion(option, state, now_s) for option in blocked)
-    if not candidates:
-        raise _none_healthy(shortlist.model, blocked, state, now_s)
-    return Plan(shortlist.model, shortlist.policy, tuple(candidates), excluded, shortlist.free)
+        out = tuple(_exclusion(option, state, now_s) for option in blocked)
+        if not candidates:
+            raise _none_ready(shortlist.model, blocked, out, state, now_s)
+        excluded += out
+    if not wishes.allow_fallbacks and not wishes.order:
+        excluded += tuple(Exclusion(candidate.endpoint.key, NO_FALLBACKS) for candidate in candidates[1:])
+        del candidates[1:]
+    return Plan(
+        model=shortlist.model,
+        policy=shortlist.policy,
+        candidates=tuple(candidates),
+        excluded=excluded,
+        free=shortlist.free,
+        any_error=bool(wishes.models),
+        ordered=shortlist.ordered,
+        own_key=ask.own_key,
+    )
 
 
-def no_healthy(plan: Plan, snapshot: Snapshot, state: RoutingState, now_s: float) -> NoHealthyUpstream:
+def no_healthy(
+    plan: Plan, snapshot: Snapshot, state: RoutingState, now_s: float
+) -> NoHealthyUpstream | UpstreamsLimited:
     """The error for a plan of which no candidate gave a credential: their probes were taken since it was made."""
     options = [
         Option(candidate, snapshot.providers[candidate.endpoint.provider])
         for candidate in plan.candidates
         if candidate.endpoint.provider in snapshot.providers
     ]
-    return _none_healthy(plan.model, options, state, now_s)
+    out = tuple(_exclusion(option, state, now_s) for option in options)
+    return _none_ready(plan.model, options, out, state, now_s)
 
 
-def _none_healthy(model: str, blocked: list[Option], state: RoutingState, now_s: float) -> NoHealthyUpstream:
+def _none_ready(
+    model: str, blocked: list[Option], out: tuple[Exclusion, ...], state: RoutingState, now_s: float
+) -> NoHealthyUpstream | UpstreamsLimited:
     earliest = min((state.ready_s(each.provider, each.endpoint.key, now_s) for each in blocked), default=math.inf)
     if math.isinf(earliest):
         return NoHealthyUpstream(f"no provider of model {model!r} has a usable credential")
     wait_s = max(0.0, earliest - now_s)
+    if LIMITED.issuperset([each.rule for each in out]):
+        return UpstreamsLimited(
+            f"every provider of model {model!r} has reached a rate limit; the next call fits in {math.ceil(wait_s)} s",
+            retry_after_s=wait_s,
+        )
     return NoHealthyUpstream(
         f"every provider of model {model!r} is failing or resting; the next one is tried in {wait_s:.0f} s",
         retry_after_s=wait_s,

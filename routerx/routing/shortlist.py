@@ -1,54 +1,34 @@
 """The part of a plan that only changes with the configuration: which endpoints a name means, and which may be used.
 
-Pure: names and filters over one snapshot. What depends on the moment (circuits, latency) is in plan.py.
+Pure: names (names.py) and filters (rules.py) over one snapshot. What depends on the moment (circuits, latency) is in
+plan.py.
 """
 
-import difflib
-import itertools
 import math
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import NoReturn
 
 import msgspec
 
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Operation, Peek
-from routerx.domain.model import EVERYTHING, Capability, Endpoint, Kind, Model
-from routerx.domain.policy import Fence, Policy, Sort
-from routerx.domain.pricing import PriceCard
-from routerx.domain.tenant import FreeSuffix, OnUnpriced, Principal, Tenant
+from routerx.domain.model import Capability, Endpoint
+from routerx.domain.policy import Policy, Sort
+from routerx.domain.tenant import FreeSuffix, Principal, Tenant
 from routerx.domain.wishes import NO_WISHES, Wishes
-from routerx.errors import FreeNotAllowed, InvalidParameter, ModelNotFound, PermissionDenied, UnsupportedOperation
+from routerx.errors import FreeNotAllowed, InvalidParameter, NoEndpoint, PermissionDenied, UnsupportedOperation
 from routerx.providers.spec import Provider
+from routerx.routing.names import KIND_OF, Found, Meaning, listed, models_named, not_available, not_found, resolve
+from routerx.routing.rules import NOT_ALLOWED, OTHER_PROVIDER, WISHED, Rules, Terms, lacks_of, stricter
 
-NAME_MAX = 256
-"""Characters of a model name; a longer one cannot exist."""
-SUGGEST_MAX = 64
-"""Longer names get no suggestion: comparing costs their length."""
-SUGGEST_AMONG = 8
-"""Names that are compared in full."""
+TOLD_MAX = 5
+"""Endpoints that an error names for one rule."""
 
-PlanKey = tuple[str, str, Operation, frozenset[Capability]]
-"""(model as asked, tenant, operation, needs): what the static part of a plan depends on, beside the snapshot."""
+PlanKey = (
+    tuple[str, str, Operation, frozenset[Capability]] | tuple[str, str, Operation, frozenset[Capability], Wishes, bool]
+)
+"""(model as asked, tenant, operation, needs), and the wishes and whether there is an own key where the caller says
+anything of that: what the static part of a plan depends on, beside the snapshot."""
 
-KIND_OF = {
-    Operation.CHAT: Kind.CHAT,
-    Operation.COUNT_TOKENS: Kind.CHAT,
-    Operation.EMBEDDINGS: Kind.EMBEDDING,
-    Operation.COMPLETIONS: Kind.COMPLETION,
-    Operation.IMAGES: Kind.IMAGE,
-    Operation.SPEECH: Kind.SPEECH,
-    Operation.TRANSCRIPTIONS: Kind.TRANSCRIPTION,
-    Operation.MODERATIONS: Kind.MODERATION,
-    Operation.RERANK: Kind.RERANK,
-}
-"""What a model has to do for a route to ask for it."""
-
-_FREE = PriceCard(input_pico=0, output_pico=0)
-_OPERATIONS = frozenset(Operation)
-_LACKS = "lacks_"
-_NOT_ALLOWED = "not_allowed"
 _PARAMS = {
     Capability.VISION: ("images", "messages"),
     Capability.AUDIO: ("audio", "messages"),
@@ -66,6 +46,14 @@ class Ask(msgspec.Struct, frozen=True):
     wishes: Wishes = NO_WISHES
     own_key: bool = False
     """The caller brings its own credential."""
+
+    @property
+    def key(self) -> PlanKey:
+        """Under which the static part of its plan is kept."""
+        peek, tenant = self.peek, self.principal.tenant.name
+        if self.wishes is NO_WISHES and not self.own_key:
+            return peek.model, tenant, peek.operation, peek.needs
+        return peek.model, tenant, peek.operation, peek.needs, self.wishes, self.own_key
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -92,211 +80,147 @@ class Shortlist(msgspec.Struct, frozen=True):
     """The smallest context window of all options; inf where none is declared."""
     output_min: float
     """The smallest output maximum likewise."""
+    ordered: bool = False
+    """The caller said in which order."""
 
 
-class Resolved(msgspec.Struct, frozen=True):
-    """What a name means."""
+class _Link(msgspec.Struct, frozen=True):
+    """One model of the chain that is gone along."""
 
-    name: str
-    """As asked, without suffixes."""
-    model: Model
-    free: bool = False
-    floor: bool = False
+    found: Found
+    rank: int
+    """Links of one rank are ordered as one."""
+    is_fallback: bool = True
 
 
-def make_shortlist(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> Shortlist:
-    """Resolve, filter and group. Raises ModelNotFound, FreeNotAllowed, InvalidParameter or PermissionDenied."""
-    kind = KIND_OF[peek.operation]
-    resolved = resolve(peek.model, kind, snapshot)
-    endpoints = _allowed_endpoints(resolved, tenant) if resolved is not None else ()
-    if resolved is None or not endpoints:
-        raise _not_found(peek, tenant, snapshot)
-    if resolved.free and tenant.plan.free_suffix is FreeSuffix.OFF:
+def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
+    """Resolve, filter and group.
+
+    Raises ModelNotFound, FreeNotAllowed, InvalidParameter, PermissionDenied or UnsupportedOperation where nothing could
+    serve it, and NoEndpoint where nothing may for what the caller itself wants.
+    """
+    peek, tenant, wishes = ask.peek, ask.principal.tenant, ask.wishes
+    meaning = resolve(peek.model, KIND_OF[peek.operation], peek.needs, snapshot)
+    first = next((found for found in meaning.models if found.endpoints(tenant)), None) if meaning is not None else None
+    if meaning is None or first is None:
+        raise not_found(peek, tenant, snapshot)
+    if meaning.free and tenant.plan.free_suffix is FreeSuffix.OFF:
         raise FreeNotAllowed(
-            f"the suffix ':free' is switched off in plan {tenant.plan.name!r}; ask for {resolved.name!r}"
+            f"the suffix ':free' is switched off in plan {tenant.plan.name!r}; ask for {meaning.name!r}"
         )
-    policy = snapshot.policies.get(tenant.policy, Policy(name=tenant.policy))
-    sort = Sort.PRICE if resolved.floor else policy.sort
-    rules = _Rules(peek.needs, tenant, resolved.free, policy.fence, endpoints[0])
-    operation = peek.operation
-    groups: list[tuple[Option, ...]] = []
-    excluded: list[Exclusion] = []
-    seen: set[str] = set()
-    for found in (resolved, *_fallbacks(policy, kind, resolved.model, snapshot)):
-        kept: list[Option] = []
-        is_fallback = found is not resolved
-        for endpoint in found.model.endpoints if is_fallback else endpoints:
-            if endpoint.key in seen:
-                continue
-            seen.add(endpoint.key)
-            provider = snapshot.providers.get(endpoint.provider)
-            rule = rules.against(endpoint, found)
-            if rule != _NOT_ALLOWED and provider is not None and not provider.does(operation):
-                rule = f"{_LACKS}{operation.value}"
-            if provider is None or rule is not None:
-                excluded.append(Exclusion(endpoint.key, rule if rule is not None else "no_provider"))
-            else:
-                timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
-                kept.append(Option(Candidate(endpoint, is_fallback, timeouts), provider))
-        groups += _grouped(kept)
+    house = snapshot.policies.get(tenant.policy, Policy(name=tenant.policy))
+    policy = meaning.policy if meaning.policy is not None else house
+    terms = Terms(
+        peek, tenant, meaning.free, stricter(policy.fence, house.fence), first.endpoints(tenant)[0], ask.own_key
+    )
+    chain = _chain(ask, meaning, first, policy, snapshot)
+    sort = wishes.sort if wishes.sort is not None else meaning.sort
+    groups, excluded = _grouped(chain, Rules(terms, wishes), policy, snapshot, by_priority=sort is None)
+    if ask.own_key and groups:
+        home = _home(groups, wishes, terms.reference, snapshot)
+        others = [option.endpoint.key for group in groups for option in group if option.provider.name != home]
+        groups = [kept for group in groups if (kept := tuple(each for each in group if each.provider.name == home))]
+        excluded += [Exclusion(key, OTHER_PROVIDER) for key in others]
     if not groups:
-        _refuse(resolved, excluded, tenant)
+        _refuse(meaning, excluded, tenant)
     options = [option for group in groups for option in group]
     return Shortlist(
-        model=resolved.model.name,
+        model=first.model.name if meaning.policy is None else meaning.name,
         policy=policy,
-        sort=sort,
-        free=resolved.free,
+        sort=sort if sort is not None else policy.sort,
+        free=meaning.free,
         groups=tuple(groups),
         excluded=tuple(excluded),
         context_min=min(_or_inf(option.endpoint.context_tokens) for option in options),
         output_min=min(_or_inf(option.endpoint.output_tokens_max) for option in options),
+        ordered=sort is not None or bool(wishes.order),
     )
 
 
-def resolve(name: str, kind: Kind, snapshot: Snapshot) -> Resolved | None:
-    """A name as a model: an existing name or path as it stands, else with suffixes taken off, else a path to a model
-    of a configured provider that nobody declared. None: no such model of this kind."""
-    base, free, floor = name, False, False
-    while True:
-        model = snapshot.models.get(base) or snapshot.endpoints.get(base)
-        if model is not None:
-            return Resolved(base, model, free, floor) if model.does(kind) else None
-        if base.endswith(":free") and not free:
-            base, free = base.removesuffix(":free"), True
-        elif base.endswith(":floor") and not floor:
-            base, floor = base.removesuffix(":floor"), True
-        else:
-            break
-    model = _undeclared(base, kind, snapshot)
-    return Resolved(base, model, free, floor) if model is not None else None
+def _chain(ask: Ask, meaning: Meaning, first: Found, policy: Policy, snapshot: Snapshot) -> list[_Link]:
+    """The models that are gone along: the asked one, then those the caller names, else those the policy has."""
+    peek, wishes, kind = ask.peek, ask.wishes, KIND_OF[ask.peek.operation]
+    chain = [_Link(found, rank, found is not first) for rank, found in enumerate(meaning.models)]
+    if wishes.models:
+        for name in wishes.models:
+            named = resolve(name, kind, peek.needs, snapshot)
+            if named is None or not any(found.endpoints(ask.principal.tenant) for found in named.models):
+                raise not_available(name, "models")
+            if named.free and not meaning.free:
+                raise InvalidParameter(
+                    f"{name!r} in 'models' asks for a free answer; put ':free' on the first model, it holds for all",
+                    param="models",
+                )
+            chain += [_Link(found, len(chain) + rank) for rank, found in enumerate(named.models)]
+        return [msgspec.structs.replace(link, rank=0) for link in chain] if wishes.across_models else chain
+    further: list[Found] = []
+    if meaning.policy is None:
+        lacking = [peek.needs - endpoint.capabilities for endpoint in first.endpoints(ask.principal.tenant)]
+        if all(lacking):  # Whatever answers in its place is better than an error that says what it cannot do.
+            further += models_named(listed(policy, frozenset.union(*lacking)), kind, snapshot)
+    further += models_named(policy.on_failure, kind, snapshot)
+    further = [found for found in further if found.model.name != first.model.name]
+    return chain + [_Link(found, len(chain) + rank) for rank, found in enumerate(further)]
 
 
-def blended_price(card: PriceCard) -> int:
-    """Nano-USD of a call of 3,000 input and 1,000 output tokens: one number to compare endpoints by."""
-    return 3 * card.input_pico + card.output_pico + card.request_nano
+def _grouped(
+    chain: list[_Link], rules: Rules, policy: Policy, snapshot: Snapshot, *, by_priority: bool
+) -> tuple[list[tuple[Option, ...]], list[Exclusion]]:
+    """What passes the rules, in groups of what only the moment puts in an order, and what does not.
+
+    By model, then by the caller's order, then by the operator's priority, which does not count where the caller says by
+    what to sort.
+    """
+    groups: dict[tuple[int, int, int], list[Option]] = {}
+    excluded: list[Exclusion] = []
+    seen: set[str] = set()
+    for link in chain:
+        for endpoint in sorted(link.found.model.endpoints, key=lambda each: each.priority):
+            if endpoint.key in seen:
+                continue
+            seen.add(endpoint.key)
+            provider = snapshot.providers.get(endpoint.provider)
+            rule = rules.against(endpoint, provider, link.found) if provider is not None else "no_provider"
+            if provider is None or rule is not None:
+                excluded.append(Exclusion(endpoint.key, str(rule)))
+                continue
+            timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
+            option = Option(Candidate(endpoint, link.is_fallback, timeouts), provider)
+            rank = (link.rank, rules.place(endpoint, provider), endpoint.priority if by_priority else 0)
+            groups.setdefault(rank, []).append(option)
+    return [tuple(groups[rank]) for rank in sorted(groups)], excluded
 
 
-class _Rules(msgspec.Struct, frozen=True):
-    """The static filters of one request shape."""
-
-    needs: frozenset[Capability]
-    tenant: Tenant
-    free: bool
-    fence: Fence
-    reference: Endpoint
-    """The asked model's first endpoint: what the fence measures against."""
-
-    def against(self, endpoint: Endpoint, found: Resolved) -> str | None:
-        """The first rule that keeps the endpoint of `found` out."""
-        if not _is_allowed(endpoint, found, self.tenant):
-            return _NOT_ALLOWED
-        missing = sorted(self.needs - endpoint.capabilities)
-        if missing:
-            return f"{_LACKS}{missing[0]}"
-        plan, card = self.tenant.plan, endpoint.price
-        if self.free and plan.free_suffix is FreeSuffix.ZERO_PRICED and (card is None or not card.is_free):
-            return "not_zero_priced"
-        if card is None and plan.on_unpriced is OnUnpriced.DENY:
-            return "unpriced"
-        return None if endpoint.key == self.reference.key else self._fenced(card)
-
-    def _fenced(self, card: PriceCard | None) -> str | None:
-        if self.fence.never_paid and (card is None or not card.is_free):
-            return "fence_never_paid"
-        ratio = self.fence.max_cost_ratio
-        if ratio is None or (card is not None and card.is_free):
-            return None
-        reference = self.reference.price
-        # What has no price cannot be shown to be cheap enough.
-        if card is None or reference is None or blended_price(card) > ratio * blended_price(reference):
-            return "fence_max_cost_ratio"
-        return None
+def _home(groups: list[tuple[Option, ...]], wishes: Wishes, reference: Endpoint, snapshot: Snapshot) -> str:
+    """The one provider that a caller's own key is for: the one that `only` names, else that of the first endpoint of
+    the asked model, by the configuration alone: what the moment prefers must not decide who sees a key."""
+    if len(wishes.only) == 1:
+        named = wishes.only[0].partition("/")[0]
+        exact = next((name for name in snapshot.providers if name.lower() == named), None)
+        if exact is not None:
+            return exact
+    asked = (option for group in groups for option in group if not option.candidate.is_fallback_model)
+    first = next(asked, None)
+    return first.provider.name if first is not None else reference.provider
 
 
-def _undeclared(path: str, kind: Kind, snapshot: Snapshot) -> Model | None:
-    provider_name, _, upstream_model = path.partition("/")
-    provider = snapshot.providers.get(provider_name)
-    if provider is None or not upstream_model or len(path) > NAME_MAX:
-        return None
-    endpoint = Endpoint(
-        key=path,
-        provider=provider_name,
-        model=path,
-        upstream_model=upstream_model,
-        price=_FREE if provider.mock is not None else None,
-        capabilities=EVERYTHING,
-    )
-    return Model(name=path, kind=kind, endpoints=(endpoint,), owner=provider_name)
-
-
-def _allowed_endpoints(resolved: Resolved, tenant: Tenant) -> tuple[Endpoint, ...]:
-    """By priority, then as declared. A pattern may match the name, the model's own name or a single path."""
-    usable = (endpoint for endpoint in resolved.model.endpoints if _is_allowed(endpoint, resolved, tenant))
-    return tuple(sorted(usable, key=lambda endpoint: endpoint.priority))
-
-
-def _is_allowed(endpoint: Endpoint, found: Resolved, tenant: Tenant) -> bool:
-    names = (found.name, found.model.name, endpoint.model, endpoint.key)
-    return not tenant.allow or any(fnmatchcase(name, pattern) for pattern in tenant.allow for name in names)
-
-
-def _fallbacks(policy: Policy, kind: Kind, asked: Model, snapshot: Snapshot) -> Iterator[Resolved]:
-    for name in policy.on_failure:
-        resolved = resolve(name, kind, snapshot)
-        if resolved is not None and resolved.model.name != asked.name:
-            yield resolved
-
-
-def _grouped(options: list[Option]) -> list[tuple[Option, ...]]:
-    """Cut one model's options into groups of equal priority."""
-    groups: dict[int, list[Option]] = {}
-    for option in options:
-        groups.setdefault(option.endpoint.priority, []).append(option)
-    return [tuple(groups[rank]) for rank in sorted(groups)]
-
-
-def _not_found(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> ModelNotFound:
-    """The same words for a model that does not exist and for one this tenant may not use."""
-    asked, kind = peek.model, KIND_OF[peek.operation]
-    named = snapshot.models.get(asked) or snapshot.endpoints.get(asked)
-    if named is not None and not named.does(kind) and _allowed_endpoints(Resolved(asked, named), tenant):
-        return ModelNotFound(
-            f"model {asked!r} is for {named.kind.value}, not for {peek.operation.value}; "
-            "GET /v1/models says what each model is for",
-            param="model",
-        )
-    shown = asked if len(asked) <= NAME_MAX else f"{asked[:NAME_MAX]}…"
-    message = f"model {shown!r} does not exist or is not available to this key"
-    nearest = _nearest(asked, kind, tenant, snapshot) if len(asked) <= SUGGEST_MAX else None
-    if nearest is not None:
-        message += f"; did you mean {nearest!r}?"
-    return ModelNotFound(message, param="model")
-
-
-def _nearest(asked: str, kind: Kind, tenant: Tenant, snapshot: Snapshot) -> str | None:
-    """The most similar name that this tenant may use. A wrong name must not cost much, so a count of common pairs of
-    letters picks the few that are compared with care."""
-    named = {**snapshot.models, **snapshot.endpoints} if "/" in asked else snapshot.models
-    pairs = {asked[index : index + 2] for index in range(len(asked) - 1)}
-    ranked = sorted(named, key=lambda name: (-sum(pair in name for pair in pairs), abs(len(name) - len(asked))))
-    usable = (
-        name for name in ranked if named[name].does(kind) and _allowed_endpoints(Resolved(name, named[name]), tenant)
-    )
-    found = difflib.get_close_matches(asked, list(itertools.islice(usable, SUGGEST_AMONG)), n=1)
-    return found[0] if found else None
-
-
-def _refuse(resolved: Resolved, excluded: list[Exclusion], tenant: Tenant) -> NoReturn:
-    """Nothing is left: the reason that excluded the asked model's first endpoint is the one to tell."""
-    rule, name = excluded[0].rule, resolved.name
-    lacking = rule.removeprefix(_LACKS)
-    if rule.startswith(_LACKS) and lacking in _OPERATIONS:
+def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoReturn:
+    """Nothing is left. Where only the caller's wishes keep the asked model out, they are told; else the reason that
+    excluded its first endpoint."""
+    name = meaning.name
+    keys = {endpoint.key for found in meaning.models for endpoint in found.model.endpoints}
+    asked = [each for each in excluded if each.endpoint in keys and each.rule != NOT_ALLOWED]
+    unwanted = [each for each in asked if each.rule in WISHED]
+    if unwanted:
+        raise _no_endpoint(name, unwanted)
+    rule = asked[0].rule if asked else NOT_ALLOWED
+    lacking = lacks_of(rule)
+    if isinstance(lacking, Operation):
         raise UnsupportedOperation(
-            f"no provider of model {name!r} offers {lacking}; ask for a model of one that does", param="model"
+            f"no provider of model {name!r} offers {lacking.value}; ask for a model of one that does", param="model"
         )
-    if rule.startswith(_LACKS):
-        what, param = _PARAMS[Capability(lacking)]
+    if lacking is not None:
+        what, param = _PARAMS[lacking]
         raise InvalidParameter(
             f"model {name!r} takes no {what}; leave that out or ask for a model that does", param=param
         )
@@ -311,7 +235,22 @@ def _refuse(resolved: Resolved, excluded: list[Exclusion], tenant: Tenant) -> No
             param="model",
             details={"reason": "model_unpriced"},
         )
-    raise ModelNotFound(f"model {name!r} does not exist or is not available to this key", param="model")
+    raise not_available(name, "model")
+
+
+def _no_endpoint(name: str, unwanted: list[Exclusion]) -> NoEndpoint:
+    reasons: dict[str, list[str]] = {}
+    for exclusion in unwanted:
+        reasons.setdefault(exclusion.rule, []).append(exclusion.endpoint)
+    told = []
+    for rule, keys in reasons.items():
+        more = f" and {len(keys) - TOLD_MAX} more" if len(keys) > TOLD_MAX else ""
+        told.append(f"{WISHED[rule]} ({', '.join(keys[:TOLD_MAX])}{more})")
+    return NoEndpoint(
+        f"no endpoint of model {name!r} is left: {'; '.join(told)}; loosen that, or ask for another model",
+        param="provider",
+        details={"excluded_by": ",".join(reasons)},
+    )
 
 
 def _or_inf(value: int | None) -> float:

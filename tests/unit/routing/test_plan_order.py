@@ -8,7 +8,7 @@ from routerx.domain.failure import FailureKind
 from routerx.domain.policy import Fence, Policy, Sort
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import OnUnpriced
-from routerx.errors import ModelNotFound, NoHealthyUpstream
+from routerx.errors import ModelNotFound, NoHealthyUpstream, UpstreamsLimited
 from routerx.routing import state as state_module
 from routerx.routing.plan import no_healthy
 from routerx.routing.state import EXPLORE_S
@@ -190,7 +190,7 @@ def test_a_cooling_credential_gives_the_time_of_its_return() -> None:
     world = World(snapshot([model("m", endpoint("a/x"))]))
     world.fail("a/x", FailureKind.RATE_LIMITED, retry_after_s=12.0)
     world.now_s += 2.0
-    with pytest.raises(NoHealthyUpstream) as caught:
+    with pytest.raises(UpstreamsLimited) as caught:
         world.plan()
     assert caught.value.retry_after_s == pytest.approx(10.0)
 
