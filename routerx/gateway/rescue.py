@@ -16,7 +16,7 @@ from routerx.domain.chat import ChatRequest, Message, Role, Text
 from routerx.domain.events import Began, Ended, Event, Failed, ReasoningDelta, Reported, TextDelta
 from routerx.domain.failure import Failure, FailureKind, Next
 
-PENDING_BYTES_MAX = 64 * 1024
+PENDING_BYTES_MAX = 128 * 1024
 """Delivered frames kept as they are; beyond it they are read, and only their text is kept."""
 TEXT_CHARS_MAX = 1024 * 1024
 """Longer texts are not kept: such a stream cannot be rescued."""

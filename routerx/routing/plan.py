@@ -16,7 +16,9 @@ from routerx.routing.state import RoutingState
 
 Groups = tuple[tuple[Option, ...], ...]
 
-LIMITED = frozenset({"provider_limited", "credential_rpm", "credential_tpm", "credential_cooling"})
+LIMITED = frozenset(
+    {"provider_limited", "credential_rpm", "credential_tpm", "credential_cooling", "credential_paced"}
+)
 """Rules by which an endpoint is not ill, only asked too often."""
 
 
