@@ -33,6 +33,7 @@ from routerx.control.vitals import Vitals
 from routerx.domain.record import RequestRecord
 from routerx.errors import OperatorError
 from routerx.gateway.attempt import AttemptLoop
+from routerx.gateway.explain import Explainer
 from routerx.gateway.pipeline import Gateway, GatewayParts
 from routerx.gateway.settle import Settler
 from routerx.gateway.translation import Translator
@@ -42,6 +43,7 @@ from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
 from routerx.http.edge_limits import EdgeLimits
+from routerx.http.explain import ExplainApi, explain_route
 from routerx.http.inbound import Door
 from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
@@ -180,13 +182,21 @@ class Runtime:
             self._stack.callback(lock.release)
 
     def _app(self) -> App:
-        tenant = TenantApi(self.gateway, Door(self.holder, self.ledger, self.clock))
+        door = Door(self.holder, self.ledger, self.clock)
+        explainer = Explainer(self.routing, self.limiter, self.clock, self.ledger.funds)
         reports = Reports(self.ledger, self.clock)
         desk = ProviderDesk(self.providers, reports, self.clock)
-        admin = AdminApp([*admin_routes(self.operations, self._authorize), *provider_routes(desk, self._authorize)])
+        admin = AdminApp(
+            [
+                *admin_routes(self.operations, self._authorize),
+                *provider_routes(desk, self._authorize),
+                explain_route(explainer, self.holder, self.clock, self._authorize),
+            ]
+        )
         sources = OwnSources(self.ledger, self.limiter, self.vitals, reports, self.clock, self.providers.worst_circuit)
         own = OwnApi(OwnViews(sources), self.holder, self.ledger)
-        return App(Apis(tenant, own, admin, self.vitals, self.holder), self.clock)
+        tenant, explain = TenantApi(self.gateway, door), ExplainApi(explainer, door)
+        return App(Apis(tenant, own, explain, admin, self.vitals, self.holder), self.clock)
 
     def _authorize(self, request: web.BaseRequest) -> str:
         return admin_actor(request, self.holder.current.server.admin_key_digests)

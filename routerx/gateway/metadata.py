@@ -19,11 +19,9 @@ from routerx.domain.call import Exclusion, Operation
 from routerx.errors import RouterXError
 from routerx.gateway.context import BufferedCommit, RequestContext
 from routerx.money import format_usd
+from routerx.routing.rules import NOT_ALLOWED
 
 KEY = "routing_metadata"
-NOT_ALLOWED = "not_allowed"
-"""The rule whose exclusions are for operators: a model that a tenant may not use does not exist for it."""
-
 _CHUNKS = {Operation.CHAT: "chat.completion.chunk", Operation.COMPLETIONS: "text_completion"}
 """Streams of chunks with choices, by the `object` of a chunk."""
 _DONE = b"[DONE]"
@@ -99,7 +97,7 @@ def routing_metadata(ctx: RequestContext, now_s: float) -> RoutingMetadata:
 
 
 def tellable(excluded: tuple[Exclusion, ...]) -> tuple[Exclusion, ...]:
-    """Exclusions as a tenant may see them."""
+    """Exclusions as a tenant may see them: a model that it may not use does not exist for it."""
     return tuple(one for one in excluded if one.rule != NOT_ALLOWED)
 
 

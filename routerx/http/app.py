@@ -17,10 +17,11 @@ from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
 from routerx.dialects.gemini import GEMINI
 from routerx.dialects.openai_chat import OPENAI
-from routerx.dialects.responses import RESPONSES
-from routerx.domain.call import Operation
 from routerx.errors import InternalError, MethodNotAllowed, NotFound, RouterXError, ShuttingDown
+from routerx.http import explain
 from routerx.http.admin_app import AdminApp
+from routerx.http.calls import CALLS, GENERATE_PATHS, MESSAGES_PATH
+from routerx.http.explain import ExplainApi
 from routerx.http.faults import error_response
 from routerx.http.inbound import Arrival
 from routerx.http.ops import OpsApi
@@ -33,10 +34,7 @@ log = logging.getLogger("routerx.http")
 Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 
 MODEL_PATH = "/v1/models/"
-GENERATE_PATHS = ("/v1beta/models/", "/v1/models/")
-"""Older and newer clients of Google's."""
 ADMIN_PATHS = ("/admin/", "/v1/admin/", "/v1/stats/", "/auth/reload-keys")
-MESSAGES_PATH = "/v1/messages"
 NOT_OFFERED = ("/v1/batches", "/v1/realtime")
 
 
@@ -45,6 +43,7 @@ class Apis(msgspec.Struct, frozen=True):
 
     tenant: TenantApi
     own: OwnApi
+    explain: ExplainApi
     admin: AdminApp
     vitals: Vitals
     holder: SnapshotHolder
@@ -67,17 +66,9 @@ class App:
             "/backend/info": ops.info,
         }
         self._routes: Mapping[tuple[str, str], Handler] = {
-            ("POST", "/v1/chat/completions"): tenant_api.calls(Operation.CHAT, OPENAI),
-            ("POST", "/v1/embeddings"): tenant_api.calls(Operation.EMBEDDINGS, OPENAI),
-            ("POST", "/v1/completions"): tenant_api.calls(Operation.COMPLETIONS, OPENAI),
-            ("POST", "/v1/images/generations"): tenant_api.calls(Operation.IMAGES, OPENAI),
-            ("POST", "/v1/audio/speech"): tenant_api.calls(Operation.SPEECH, OPENAI),
-            ("POST", "/v1/audio/transcriptions"): tenant_api.calls(Operation.TRANSCRIPTIONS, OPENAI),
-            ("POST", "/v1/moderations"): tenant_api.calls(Operation.MODERATIONS, OPENAI),
-            ("POST", "/v1/rerank"): tenant_api.calls(Operation.RERANK, OPENAI),
-            ("POST", "/v1/responses"): tenant_api.calls(Operation.CHAT, RESPONSES),
-            ("POST", MESSAGES_PATH): tenant_api.calls(Operation.CHAT, ANTHROPIC),
+            **{("POST", path): tenant_api.calls(*what) for path, what in CALLS.items()},
             ("POST", MESSAGES_PATH + "/count_tokens"): tenant_api.count_tokens,
+            ("POST", explain.PATH): apis.explain.handle,
             ("GET", "/v1/models"): tenant_api.models,
             **{("GET", path): handler for path, handler in apis.own.routes().items()},
             # Balancers and monitors like to ask for the head alone; aiohttp leaves the body out.

@@ -12,18 +12,15 @@ from routerx.dialects.base import CallerDialect
 from routerx.dialects.gemini import GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
-from routerx.errors import ModelNotFound, NotFound
+from routerx.errors import ModelNotFound
 from routerx.gateway.context import Inbound
 from routerx.gateway.pipeline import Gateway
 from routerx.http.answer import CallerStream, WholeAnswer
+from routerx.http.calls import named_in_path
 from routerx.http.inbound import Arrival, Door
-from routerx.jsonx import Raw
 from routerx.money import format_price_per_million
 
 Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
-
-_METHODS = {"generateContent": False, "streamGenerateContent": True}
-"""Methods of a model in Gemini's paths, and whether they stream."""
 
 
 class TenantApi:
@@ -53,11 +50,8 @@ class TenantApi:
 
     async def generate_content(self, arrival: Arrival, target: str) -> web.StreamResponse:
         """Gemini's route, whose path names the model and the method: `gemini-2.5-pro:generateContent`."""
-        model, _, method = target.rpartition(":")
-        if method not in _METHODS or not model:
-            raise NotFound(f"There is no method {method[:64]!r} of models here; use {' or '.join(_METHODS)}.")
+        named = named_in_path(target)
         inbound = await self._door.receive(arrival, Operation.CHAT, GEMINI)
-        named = {"model": Raw(jsonx.encode(model)), "stream": Raw(b"true" if _METHODS[method] else b"false")}
         return await self._serve(arrival, msgspec.structs.replace(inbound, path_fields=named))
 
     async def _serve(self, arrival: Arrival, inbound: Inbound) -> web.StreamResponse:

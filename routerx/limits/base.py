@@ -6,6 +6,8 @@ Not money: what a request may cost is the ledger's question.
 from collections.abc import Iterable
 from typing import Protocol
 
+import msgspec
+
 from routerx.domain.tenant import Tenant
 
 DAY_NS = 86_400 * 10**9
@@ -25,6 +27,16 @@ class Lease(Protocol):
         ...
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """One limit of a tenant now."""
+
+    limit: str
+    """Its key in YAML."""
+    value: int
+    left: int
+    """What could be taken at once."""
+
+
 class Limiter(Protocol):
     """Ceilings of tenants (domain.tenant.Limits) and of the whole process."""
 
@@ -42,6 +54,10 @@ class Limiter(Protocol):
         `now_s` is monotonic, `now_ns` the wall clock (for the UTC day). Raises RateLimited or Overloaded, both with
         retry_after_s; details of RateLimited are `limit` (the key in YAML) and `limit_value`.
         """
+        ...
+
+    def standings(self, tenant: Tenant, now_s: float, now_ns: int) -> tuple[Standing, ...]:
+        """Every limit the tenant has. Nothing is counted."""
         ...
 
     def headers(self, tenant: Tenant, now_s: float) -> tuple[tuple[str, str], ...]:

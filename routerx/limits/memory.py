@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from routerx.domain.tenant import Limits, Tenant
 from routerx.errors import Overloaded, RateLimited
-from routerx.limits.base import DAY_NS
+from routerx.limits.base import DAY_NS, Standing
 from routerx.limits.bucket import Bucket, format_duration
 
 CONCURRENCY_WAIT_S = 1.0
@@ -86,6 +86,20 @@ class MemoryLimiter:
         account.in_flight += 1
         self.in_flight += 1
         return MemoryLease(self, account, limits.tpm, reserved)
+
+    def standings(self, tenant: Tenant, now_s: float, now_ns: int) -> tuple[Standing, ...]:
+        limits, account = tenant.plan.limits, self._account(tenant.name)
+        today = account.today if account.day == now_ns // DAY_NS else 0
+        found: list[Standing] = []
+        if limits.rpm is not None:
+            found.append(Standing("rpm", limits.rpm, account.requests.remaining(limits.rpm, now_s)))
+        if limits.tpm is not None:
+            found.append(Standing("tpm", limits.tpm, account.tokens.remaining(limits.tpm, now_s)))
+        if limits.concurrency is not None:
+            found.append(Standing("concurrency", limits.concurrency, max(0, limits.concurrency - account.in_flight)))
+        if limits.daily_requests is not None:
+            found.append(Standing("daily_requests", limits.daily_requests, max(0, limits.daily_requests - today)))
+        return tuple(found)
 
     def headers(self, tenant: Tenant, now_s: float) -> tuple[tuple[str, str], ...]:
         limits = tenant.plan.limits
