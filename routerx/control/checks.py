@@ -14,7 +14,6 @@ from routerx.clock import Clock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.dialects.registry import dialect
 from routerx.domain.failure import Failure, FailureKind, UpstreamFault
-from routerx.domain.policy import Policy
 from routerx.errors import ConfigError
 from routerx.providers.probe import PROBE_TOTAL_S, probe_call
 from routerx.providers.spec import Credential, Provider
@@ -118,11 +117,9 @@ class HealthChecks:
             log.log(level, "provider %s is %s (%s)", look.provider, look.seen.value, look.reason or look.status)
         policy = self._holder.current.policies["default"]
         for endpoint, credential_id in self.book.to_bring_forward(look.provider, self._routing.view(now_s)):
-            self._bring_forward(endpoint, credential_id, policy, now_s)
-
-    def _bring_forward(self, endpoint: str, credential_id: str, policy: Policy, now_s: float) -> None:
-        if self._routing.brought_forward(endpoint, credential_id, now_s, policy):
-            log.info("%s is asked again by %s: its provider can be reached", endpoint, credential_id)
+            if self._routing.brought_forward(endpoint, credential_id, now_s, policy):
+                self.book.brought_forward(look.provider, (endpoint, credential_id))
+                log.info("%s is asked again sooner by %s: its provider can be reached", endpoint, credential_id)
 
     async def _look(self, provider: Provider, credential: Credential) -> Look:
         """One look. Raises nothing but cancellation."""

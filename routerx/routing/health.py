@@ -2,8 +2,8 @@
 
 A look says whether a provider can be reached and takes the key, not whether it answers chats: nothing here opens a
 circuit. But while a circuit is open the provider is looked at more often, and a look that succeeds brings the
-circuit's next probe forward, once for each time that it opened or that the provider was seen to be down: where the
-looks succeed and the calls do not, the growing cooldown stays what it is.
+circuit's next probe forward, once until the circuit closes or the provider is seen to be down: where the looks succeed
+and the calls do not, the growing cooldown stays what it is.
 """
 
 import math
@@ -157,13 +157,17 @@ class HealthBook:
         own = [view for view in circuits if provider_of(view) == provider]
         still = {(view.endpoint, view.credential_id) for view in own if view.circuit != "closed"}
         watched.brought &= still
-        found = [
+        return [
             (view.endpoint, view.credential_id)
             for view in own
             if view.circuit == "open" and (view.endpoint, view.credential_id) not in watched.brought
         ]
-        watched.brought.update(found)
-        return found
+
+    def brought_forward(self, provider: str, circuit: tuple[str, str]) -> None:
+        """The probe of a circuit goes earlier than it would have."""
+        watched = self._watched.get(provider)
+        if watched is not None:
+            watched.brought.add(circuit)
 
     def health(self, provider: str, now_s: float) -> Health | None:
         """What is known of a provider; None: it was not looked at yet."""

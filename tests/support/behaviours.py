@@ -137,7 +137,9 @@ class Ok:
     async def play(self, peer: Peer) -> None:
         if self.gate is not None:
             await self.gate.wait()
-        if "/embeddings" in peer.request.path:
+        if peer.request.method == "GET":
+            await Json({"object": "list", "data": []}, headers=self.headers).play(peer)
+        elif "/embeddings" in peer.request.path:
             await Json(self._embeddings(peer.request), headers=self.headers).play(peer)
         elif peer.request.json.get("stream"):
             await Stream([self.text], usage=self.usage, finish=self.finish, headers=self.headers).play(peer)
