@@ -24,6 +24,7 @@ COMMANDS = {
     "logs": "routerx.cli.logs",
     "models": "routerx.cli.models",
     "providers": "routerx.cli.providers",
+    "explain": "routerx.cli.explain",
     "drill": "routerx.cli.drill",
     "ledger": "routerx.cli.ledger",
 }

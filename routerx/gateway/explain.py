@@ -181,7 +181,7 @@ def _refused_by(case: _Case, hold: HoldTold | None, limits: tuple[Standing, ...]
     for one in limits:
         needed = min(tokens, one.value) if one.limit == "tpm" else 1
         if one.left < needed:
-            message = f"{one.limit} is {one.value}, and {one.left} are left."
+            message = f"{one.limit} is {one.value}: the request takes {needed}, and {one.left} of it are left."
             return RefusalTold(429, "rate_limit_exceeded", message, None)
     return None
 
