@@ -72,7 +72,7 @@ class HealthChecks:
             while True:
                 now_s = self._clock.monotonic_s()
                 snapshot = self._holder.current
-                for name in self.book.due(snapshot.server.health_interval_s, self._open_providers(now_s), now_s):
+                for name in self.book.due(snapshot.server.health_interval_s, self._open_providers(), now_s):
                     provider = snapshot.providers.get(name)
                     if provider is None:
                         self.book.given_up(name)
@@ -94,9 +94,8 @@ class HealthChecks:
         """After the start and each reload."""
         self.book.retain(self._holder.current.providers.values(), self._clock.monotonic_s())
 
-    def _open_providers(self, now_s: float) -> frozenset[str]:
-        views = self._routing.view(now_s)
-        return frozenset(provider_of(view) for view in views if view.circuit == "open")
+    def _open_providers(self) -> frozenset[str]:
+        return frozenset(provider_of(endpoint) for endpoint, _, is_open in self._routing.tripped() if is_open)
 
     async def _look_in_turn(self, provider: Provider) -> None:
         now_s = self._clock.monotonic_s()
@@ -116,7 +115,7 @@ class HealthChecks:
             level = logging.INFO if look.seen is Seen.OK else logging.WARNING
             log.log(level, "provider %s is %s (%s)", look.provider, look.seen.value, look.reason or look.status)
         policy = self._holder.current.policies["default"]
-        for endpoint, credential_id in self.book.to_bring_forward(look.provider, self._routing.view(now_s)):
+        for endpoint, credential_id in self.book.to_bring_forward(look.provider, self._routing.tripped()):
             if self._routing.brought_forward(endpoint, credential_id, now_s, policy):
                 self.book.brought_forward(look.provider, (endpoint, credential_id))
                 log.info("%s is asked again sooner by %s: its provider can be reached", endpoint, credential_id)

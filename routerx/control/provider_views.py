@@ -84,7 +84,7 @@ def state_of(snapshot: Snapshot, name: str) -> str:
 
 def worst_circuit(circuits: Sequence[CircuitView], name: str) -> str:
     """Of a provider."""
-    found = (view.circuit for view in circuits if provider_of(view) == name)
+    found = (view.circuit for view in circuits if provider_of(view.endpoint) == name)
     return max(found, key=_WORSE.index, default="closed")
 
 
@@ -147,7 +147,7 @@ def circuit_rows(world: World, *, provider: str | None = None, key_id: str | Non
             total_ms=None if view.total_s is None else round(view.total_s * 1000),
         )
         for view in world.circuits
-        if provider in (None, provider_of(view)) and key_id in (None, view.credential_id)
+        if provider in (None, provider_of(view.endpoint)) and key_id in (None, view.credential_id)
     )
 
 

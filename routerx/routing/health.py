@@ -14,7 +14,6 @@ from enum import StrEnum
 import msgspec
 
 from routerx.providers.spec import Credential, Provider
-from routerx.routing.state import CircuitView
 
 RECHECK_S = 10.0
 """Between two looks while one of the provider's circuits is open."""
@@ -148,20 +147,15 @@ class HealthBook:
         if watched is not None:
             watched.busy = False
 
-    def to_bring_forward(self, provider: str, circuits: Iterable[CircuitView]) -> list[tuple[str, str]]:
-        """After a look that was ok: the open circuits (endpoint, credential) whose probe may go now. `circuits`: all
-        that there are."""
+    def to_bring_forward(self, provider: str, tripped: Iterable[tuple[str, str, bool]]) -> list[tuple[str, str]]:
+        """After a look that was ok: the open circuits (endpoint, credential) whose probe may go earlier. `tripped`: all
+        that are not closed, as RoutingState has them."""
         watched = self._watched.get(provider)
         if watched is None or watched.last is None or watched.last.seen is not Seen.OK:
             return []
-        own = [view for view in circuits if provider_of(view) == provider]
-        still = {(view.endpoint, view.credential_id) for view in own if view.circuit != "closed"}
-        watched.brought &= still
-        return [
-            (view.endpoint, view.credential_id)
-            for view in own
-            if view.circuit == "open" and (view.endpoint, view.credential_id) not in watched.brought
-        ]
+        own = {(endpoint, key): is_open for endpoint, key, is_open in tripped if provider_of(endpoint) == provider}
+        watched.brought &= own.keys()
+        return [circuit for circuit, is_open in own.items() if is_open and circuit not in watched.brought]
 
     def brought_forward(self, provider: str, circuit: tuple[str, str]) -> None:
         """The probe of a circuit goes earlier than it would have."""
@@ -181,9 +175,9 @@ class HealthBook:
         return wait_s * (1 + JITTER * (2 * self._rng.random() - 1))
 
 
-def provider_of(view: CircuitView) -> str:
-    """The provider of a circuit: an endpoint's key begins with it."""
-    return view.endpoint.partition("/")[0]
+def provider_of(endpoint_key: str) -> str:
+    """An endpoint's key begins with its provider."""
+    return endpoint_key.partition("/")[0]
 
 
 def _times(watched: _Watched, now_s: float) -> tuple[float, float]:

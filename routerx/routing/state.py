@@ -296,7 +296,8 @@ class RoutingState:
         elif fresh:
             lane.rate = None
         lane.measured_s = now_s
-        lane.judge(1.0, now_s)
+        if lane.uptime != 1.0:
+            lane.judge(1.0, now_s)
         self.credentials.proved(credential_id, measured.tokens, now_s)
         if measured.reserved:
             self.credentials.used(credential_id, now_s - total_s, measured.reserved, measured.tokens)
@@ -381,6 +382,15 @@ class RoutingState:
     def key_series(self, credential_id: str, window_s: float, step_s: float, now_s: float) -> tuple[SeriesPoint, ...]:
         """The recent history of a credential in steps, oldest first; at most a day is kept."""
         return self.credentials.series(credential_id, window_s, step_s, now_s)
+
+    def tripped(self) -> tuple[tuple[str, str, bool], ...]:
+        """Every circuit that is not closed: endpoint, credential id, and whether it is open (else a probe is out)."""
+        return tuple(
+            (key, credential_id, isinstance(cell, Open))
+            for key, lane in self._lanes.items()
+            for credential_id, cell in lane.cells.items()
+            if not isinstance(cell, Closed)
+        )
 
     def view(self, now_s: float) -> tuple[CircuitView, ...]:
         """Every endpoint and credential that has been used, by name."""

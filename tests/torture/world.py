@@ -67,7 +67,8 @@ def config(provider_port: int, extra_models: str = "") -> str:
     return f"""\
 tenants: {{{_tenants()}}}
 version: 1
-server: {{listen: "127.0.0.1:0", data_dir: data, admin_keys: ["{digest(ADMIN_KEY)}"], drain: {DRAIN_S:g}s, health_interval: 0s}}
+server: {{listen: "127.0.0.1:0", data_dir: data, admin_keys: ["{digest(ADMIN_KEY)}"], drain: {DRAIN_S:g}s,
+  health_interval: 0s}}
 providers:
   stub: {{base_url: "http://127.0.0.1:{provider_port}/v1", keys: ["${{file:upstream.key}}"]}}
 include: [tenants.d/*.yaml]

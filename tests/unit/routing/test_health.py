@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from routerx.providers.spec import Auth, Credential, Provider
 from routerx.routing.health import FIRST_CHECK_S, JITTER, RECHECK_S, HealthBook, Look, Seen
-from routerx.routing.state import CircuitView
 
 NONE: frozenset[str] = frozenset()
 UP: frozenset[str] = frozenset({"up"})
@@ -25,20 +24,7 @@ def look(seen: Seen = Seen.OK, name: str = "up") -> Look:
     return Look(name, f"{name}-a", seen, None, 200, 12, 0)
 
 
-def circuit(circuit: str = "open", endpoint: str = "up/m", credential_id: str = "up-a") -> CircuitView:
-    return CircuitView(
-        endpoint=endpoint,
-        credential_id=credential_id,
-        circuit=circuit,
-        credential="active",
-        ready_in_s=9.0,
-        requests=0,
-        failures=0.0,
-        ttft_s=None,
-        total_s=None,
-        throughput=None,
-        uptime=1.0,
-    )
+OPEN = [("up/m", "up-a", True)]
 
 
 @pytest.fixture
@@ -104,13 +90,7 @@ def test_keys_take_turns_and_those_in_quarantine_only_where_there_is_no_other(bo
 
 
 def test_a_success_brings_each_open_circuit_of_the_provider_forward_once(book: HealthBook):
-    circuits = [
-        circuit(),
-        circuit(credential_id="up-b"),
-        circuit("closed", "up/n"),
-        circuit("half_open", "up/o"),
-        circuit(endpoint="upper/m"),
-    ]
+    circuits = [*OPEN, ("up/m", "up-b", True), ("up/o", "up-a", False), ("upper/m", "up-a", True)]
     looked(book, Seen.OK, 10.0)
     assert book.to_bring_forward("up", circuits) == [("up/m", "up-a"), ("up/m", "up-b")]
     book.brought_forward("up", ("up/m", "up-a"))
@@ -121,19 +101,19 @@ def test_a_success_brings_each_open_circuit_of_the_provider_forward_once(book: H
 def test_a_circuit_that_closed_or_a_provider_that_was_down_since_is_brought_forward_again(book: HealthBook):
     looked(book, Seen.OK, 10.0)
     book.brought_forward("up", ("up/m", "up-a"))
-    assert book.to_bring_forward("up", [circuit()]) == []
-    assert book.to_bring_forward("up", [circuit("closed")]) == []
-    assert book.to_bring_forward("up", [circuit()])
+    assert book.to_bring_forward("up", OPEN) == []
+    assert book.to_bring_forward("up", []) == []
+    assert book.to_bring_forward("up", OPEN)
     book.brought_forward("up", ("up/m", "up-a"))
     looked(book, Seen.UNREACHABLE, 40.0)
     looked(book, Seen.OK, 50.0)
-    assert book.to_bring_forward("up", [circuit()])
+    assert book.to_bring_forward("up", OPEN)
 
 
 @pytest.mark.parametrize("seen", [Seen.FAILED, Seen.AUTH, Seen.UNREACHABLE])
 def test_only_a_success_brings_anything_forward(book: HealthBook, seen: Seen):
     looked(book, seen, 10.0)
-    assert book.to_bring_forward("up", [circuit()]) == []
+    assert book.to_bring_forward("up", OPEN) == []
 
 
 def test_looks_of_the_same_outcome_are_counted_and_uptime_is_time(book: HealthBook):
@@ -172,7 +152,7 @@ def test_what_is_gone_is_forgotten_and_what_has_changed_is_looked_at_anew(book: 
     book.retain([], 40.0)
     book.record(look(), 41.0)
     assert book.health("up", 41.0) is None
-    assert book.to_bring_forward("up", [circuit()]) == []
+    assert book.to_bring_forward("up", OPEN) == []
     book.brought_forward("up", ("up/m", "up-a"))
 
 
