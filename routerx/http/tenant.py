@@ -19,6 +19,7 @@ from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.http.calls import named_in_path
 from routerx.http.inbound import Arrival, Door
 from routerx.money import format_price_per_million
+from routerx.routing.names import named_policies
 
 Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 
@@ -71,12 +72,17 @@ class TenantApi:
         """What the key may use; without a key, everything where `server.public_models` is on."""
         snapshot, tenant = self._door.reader(arrival.request)
         data = [describe(model) for model in snapshot.models.values() if may_use(tenant, model.name)]
+        data += [describe(policy) for policy in named_policies(snapshot, tenant)]
         return self._json(arrival, {"object": "list", "data": data})
 
     async def model(self, arrival: Arrival, name: str) -> web.StreamResponse:
         snapshot, tenant = self._door.reader(arrival.request)
         model = snapshot.models.get(name) or snapshot.endpoints.get(name)
-        if model is None or not may_use(tenant, name):
+        if model is None:
+            model = next((policy for policy in named_policies(snapshot, tenant) if policy.name == name), None)
+        elif not may_use(tenant, name):
+            model = None
+        if model is None:
             raise ModelNotFound(f"The model {name!r} does not exist or this key may not use it.", param="model")
         return self._json(arrival, describe(model))
 

@@ -39,6 +39,8 @@ KIND_OF = {
 }
 """What a model has to do for a route to ask for it."""
 
+OWNER = "routerx"
+"""Of policies, where they are listed as models."""
 TEXT = "text"
 """The key of `by_capability` for requests that need nothing else."""
 STRONGEST = (
@@ -128,10 +130,23 @@ def models_named(names: Iterable[str], kind: Kind, snapshot: Snapshot) -> list[F
     return found
 
 
-def policy_models(policy: Policy, snapshot: Snapshot) -> list[Model]:
-    """Every model that the policy's name may lead to."""
-    names = dict.fromkeys(name for _, row in policy.by_capability for name in row)
-    return [model for name in names if (model := snapshot.models.get(name) or snapshot.endpoints.get(name)) is not None]
+def named_policies(snapshot: Snapshot, tenant: Tenant | None) -> list[Model]:
+    """Policies that can be asked for by their name, as models: each with all endpoints to which it may lead that the
+    tenant may use, or all; without those that lead nowhere. None: nobody in particular."""
+    found = []
+    for policy in snapshot.policies.values():
+        if not policy.by_capability or policy.name in snapshot.models:
+            continue
+        names = dict.fromkeys(name for _, row in policy.by_capability for name in row)
+        models = [model for name in names if (model := snapshot.models.get(name) or snapshot.endpoints.get(name))]
+        endpoints = {
+            endpoint.key: endpoint
+            for model in models
+            for endpoint in (model.endpoints if tenant is None else Found(policy.name, model).endpoints(tenant))
+        }
+        if endpoints:
+            found.append(Model(policy.name, models[0].kind, tuple(endpoints.values()), owner=OWNER))
+    return found
 
 
 def not_found(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> ModelNotFound:
