@@ -39,6 +39,8 @@ class RouterXError(Exception):
         self.details: Mapping[str, str | int | bool | None] = details if details is not None else {}
         self.headers: tuple[tuple[str, str], ...] = ()
         """More response headers, such as the limits that a 429 is about."""
+        self.excluded: tuple[tuple[str, str], ...] = ()
+        """(endpoint, rule) of all that a plan left out, where it left out everything."""
         self.routing_metadata: bytes | None = None
         """How the request was routed, as JSON, for the body: where its caller wants to know."""
 

@@ -27,7 +27,7 @@ from routerx.domain.model import Endpoint
 from routerx.domain.policy import Policy
 from routerx.domain.pricing import PriceSnapshot, ceiling_nano, cost_nano
 from routerx.domain.tenant import Billing, Tenant
-from routerx.errors import InvalidParameter, NoHealthyUpstream, RouterXError, UpstreamsLimited
+from routerx.errors import InvalidParameter, RouterXError
 from routerx.gateway.admit import hold_nano, output_tokens_expected, tokens_expected
 from routerx.gateway.attempt import first_token_deadline_s
 from routerx.gateway.context import Inbound
@@ -153,16 +153,9 @@ def _planned(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) ->
     try:
         shortlist = make_shortlist(ask, snapshot)
         plan = make_plan(ask, snapshot, state, now_s)
-    except (NoHealthyUpstream, UpstreamsLimited) as error:
-        assert shortlist is not None
-        blocked = tuple(
-            Exclusion(option.endpoint.key, state.why_blocked(option.provider, option.endpoint.key, now_s))
-            for group in shortlist.groups
-            for option in group
-        )
-        return _Planned(shortlist, None, shortlist.excluded + blocked, _refusal(error))
     except RouterXError as error:
-        return _Planned(shortlist, refused=_refusal(error))
+        excluded = tuple(Exclusion(endpoint, rule) for endpoint, rule in error.excluded)
+        return _Planned(shortlist, None, excluded, _refusal(error))
     return _Planned(shortlist, plan, plan.excluded)
 
 
@@ -287,7 +280,7 @@ def _circuit(view: CircuitView, *, for_operator: bool) -> CircuitTold:
 
 def _excluded(case: _Case) -> tuple[ExclusionTold, ...]:
     shortlist = case.planned.shortlist
-    models = () if shortlist is None else (shortlist.model, *_further(shortlist.policy))
+    models = (case.peek.model if shortlist is None else shortlist.model, *_further(_policy(case)))
     excluded = case.planned.excluded if case.for_operator else tellable(case.planned.excluded)
     return tuple(
         ExclusionTold(

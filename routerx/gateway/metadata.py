@@ -64,8 +64,9 @@ class RoutingMetadata(msgspec.Struct, frozen=True):
     """From the request's start until this was written."""
 
 
-def routing_metadata(ctx: RequestContext, now_s: float) -> RoutingMetadata:
-    """What is known of the request by now; its cost once it is settled, 0 before."""
+def routing_metadata(ctx: RequestContext, now_s: float, excluded: tuple[Exclusion, ...] = ()) -> RoutingMetadata:
+    """What is known of the request by now; its cost once it is settled, 0 before. `excluded`: in place of the plan's,
+    where there is none."""
     plan, committed = ctx.plan, ctx.committed
     first = plan.candidates[0].endpoint if plan is not None else None
     endpoint = committed.candidate.endpoint if committed is not None else None
@@ -89,7 +90,7 @@ def routing_metadata(ctx: RequestContext, now_s: float) -> RoutingMetadata:
             )
             for attempt in ctx.attempts
         ),
-        excluded=tellable(plan.excluded) if plan is not None else (),
+        excluded=tellable(plan.excluded if plan is not None else excluded),
         cost_usd=format_usd(cost_nano),
         cost_nano=cost_nano,
         latency_ms=round((now_s - ctx.inbound.started_s) * 1000),
@@ -136,7 +137,8 @@ def in_stream_error(ctx: RequestContext, frames: bytes, clock: Clock) -> bytes:
 def in_error(ctx: RequestContext, error: RouterXError, clock: Clock) -> None:
     """Leave it with an error that is going to be the response's body. A fault of ours says nothing of routing."""
     if error.status != 500 and _wanted(ctx):
-        error.routing_metadata = _encoded(ctx, clock)
+        excluded = tuple(Exclusion(endpoint, rule) for endpoint, rule in error.excluded)
+        error.routing_metadata = jsonx.encode(routing_metadata(ctx, clock.monotonic_s(), excluded))
 
 
 def _wanted(ctx: RequestContext) -> bool:

@@ -16,9 +16,7 @@ from routerx.routing.state import RoutingState
 
 Groups = tuple[tuple[Option, ...], ...]
 
-LIMITED = frozenset(
-    {"provider_limited", "credential_rpm", "credential_tpm", "credential_cooling", "credential_paced"}
-)
+LIMITED = frozenset({"provider_limited", "credential_rpm", "credential_tpm", "credential_cooling", "credential_paced"})
 """Rules by which an endpoint is not ill, only asked too often."""
 
 
@@ -63,7 +61,9 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
     if blocked:
         out = tuple(_exclusion(option, state, now_s) for option in blocked)
         if not candidates:
-            raise _none_ready(shortlist.model, blocked, out, state, now_s)
+            error = _none_ready(shortlist.model, blocked, out, state, now_s)
+            error.excluded = tuple((one.endpoint, one.rule) for one in excluded + out)
+            raise error
         excluded += out
     if not wishes.allow_fallbacks and not wishes.order:
         excluded += tuple(Exclusion(candidate.endpoint.key, NO_FALLBACKS) for candidate in candidates[1:])

@@ -15,7 +15,14 @@ from routerx.domain.model import Capability, Endpoint
 from routerx.domain.policy import Policy, Sort
 from routerx.domain.tenant import FreeSuffix, Principal, Tenant
 from routerx.domain.wishes import NO_WISHES, Wishes
-from routerx.errors import FreeNotAllowed, InvalidParameter, NoEndpoint, PermissionDenied, UnsupportedOperation
+from routerx.errors import (
+    FreeNotAllowed,
+    InvalidParameter,
+    NoEndpoint,
+    PermissionDenied,
+    RouterXError,
+    UnsupportedOperation,
+)
 from routerx.providers.spec import Provider
 from routerx.routing.names import KIND_OF, Found, Meaning, listed, models_named, not_available, not_found, resolve
 from routerx.routing.rules import NOT_ALLOWED, OTHER_PROVIDER, WISHED, Rules, Terms, lacks_of, stricter
@@ -122,7 +129,11 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
         groups = [kept for group in groups if (kept := tuple(each for each in group if each.provider.name == home))]
         excluded += [Exclusion(key, OTHER_PROVIDER) for key in others]
     if not groups:
-        _refuse(meaning, excluded, tenant)
+        try:
+            _refuse(meaning, excluded, tenant)
+        except RouterXError as error:
+            error.excluded = tuple((one.endpoint, one.rule) for one in excluded)
+            raise
     options = [option for group in groups for option in group]
     return Shortlist(
         model=first.model.name if meaning.policy is None else meaning.name,

@@ -147,6 +147,17 @@ async def test_the_hold_is_the_one_that_would_be_taken(gateway: Gateway, up: Scr
     assert (poor["refused"]["status"], poor["refused"]["code"]) == (402, "insufficient_balance")
 
 
+async def test_what_nobody_could_ever_serve_is_explained_by_what_left_out_each(gateway: Gateway) -> None:
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
+    told = await explain(gateway, "flat", messages=picture)
+    assert (told["refused"]["status"], told["refused"]["code"]) == (400, "invalid_parameter")
+    assert [(one["rule"], one["says"]) for one in told["excluded"]] == [
+        ("lacks_vision", "it does not offer vision, which the request needs")
+    ]
+    told = (await as_operator(gateway, {"model": "flat", "messages": picture})).json
+    assert told["excluded"][0]["place"] is not None
+
+
 async def test_headers_and_body_steer_it_as_they_steer_a_request(gateway: Gateway) -> None:
     told = await explain(gateway, headers={"X-RouterX-Provider-Ignore": "up", "X-RouterX-Timeout": "7"})
     assert [one["endpoint"] for one in told["candidates"]] == ["spare/duo"]

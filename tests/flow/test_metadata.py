@@ -146,6 +146,24 @@ async def test_endpoints_that_the_tenant_may_not_use_are_not_named(tmp_path: Pat
         assert b"hidden" not in reply.body
 
 
+async def test_one_request_asks_for_it_by_a_header(tmp_path: Path, up: ScriptedUpstream) -> None:
+    async with running(tmp_path, config(up.url)) as gateway:
+        body = {"model": "solo", "messages": HELLO}
+        asked = await gateway.ask("POST", "/v1/chat/completions", body, headers={"X-RouterX-Metadata": "true"})
+        assert asked.json["routing_metadata"]["provider"] == "up"
+        assert "routing_metadata" not in (await gateway.chat()).json
+        assert "x-routerx-metadata" not in up.requests[0].headers
+
+
+async def test_where_nothing_is_left_the_error_says_what_left_out_each(gateway: Gateway) -> None:
+    reply = await gateway.chat("duo", provider={"ignore": ["up", "spare"]})
+    assert reply.status == 404
+    assert reply.json["routing_metadata"]["excluded"] == [
+        {"endpoint": "up/duo", "rule": "ignored"},
+        {"endpoint": "spare/duo", "rule": "ignored"},
+    ]
+
+
 # --- the official clients
 
 
