@@ -362,7 +362,7 @@ def _announce(runtime: Runtime) -> None:
         snapshot.server.host,
         runtime.port,
         len(snapshot.models),
-        providers,
+        providers if providers else "nobody",
         len(snapshot.tenants),
     )
     log.info(
