@@ -151,6 +151,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         reasoning_field=preset.reasoning_field if preset is not None else None,
         api_version=entry.api_version,
         abort_stops_billing=preset.abort_stops_billing if preset is not None else True,
+        limits_tokens=any(one.tpm is not None for one in credentials),
         limit=None if entry.limit is None else RequestLimit(entry.limit.requests, entry.limit.window),
         keeps_data=entry.keeps_data,
         zdr=entry.zdr,

@@ -30,7 +30,7 @@ from routerx.gateway.rescue import Delivered, Rejoin, continued, restarted
 from routerx.gateway.translation import Script, Translator
 from routerx.providers.pacing import used_up_s
 from routerx.providers.prepare import Preparer, Target
-from routerx.providers.spec import Credential, Provider
+from routerx.providers.spec import Credential
 from routerx.routing.decide import AttemptState, decide, following
 from routerx.routing.plan import no_healthy
 from routerx.routing.state import RoutingState
@@ -107,7 +107,9 @@ class AttemptLoop:
             attempt = None
             try:
                 if tries == 0 or script is None:
-                    script = await self._script(ctx, candidate)
+                    script = self._translator.passing(ctx, candidate)
+                    if script is None:
+                        script = await self._translator.translated(ctx, candidate)
                 attempt = self._begin(ctx, candidate, script, has_next=has_next)
                 passed_over = passed_over or attempt is None
             except InvalidParameter as error:  # Another may speak the caller's own language.
@@ -194,10 +196,6 @@ class AttemptLoop:
             key, now_s = commit.candidate.endpoint.key, self._clock.monotonic_s()
             self._routing.failed(key, commit.credential.id, failure, ctx.plan.policy, now_s)
 
-    async def _script(self, ctx: RequestContext, candidate: Candidate) -> Script:
-        script = self._translator.passing(ctx, candidate)
-        return script if script is not None else await self._translator.translated(ctx, candidate)
-
     def _given_up(self, ctx: RequestContext, failure: Failure) -> UpstreamRefused:
         ctx.outcome = failure.kind.value
         return as_client_error(failure)
@@ -205,10 +203,16 @@ class AttemptLoop:
     def _begin(self, ctx: RequestContext, candidate: Candidate, script: Script, *, has_next: bool) -> Attempt | None:
         """An attempt at `candidate`, or None when no credential of it may be used any more."""
         assert ctx.peek is not None
+        assert ctx.plan is not None
         endpoint = candidate.endpoint
         provider = ctx.snapshot.providers[endpoint.provider]
         now_s = self._clock.monotonic_s()
-        credential = self._credential(ctx, provider, candidate, now_s)
+        own_key = ctx.inbound.steering.own_key
+        if own_key is not None:
+            credential: Credential | None = Credential(f"own-{fingerprint(own_key)}", own_key, transient=True)
+        else:
+            tokens = ctx.peek.tokens_likely if provider.limits_tokens else 0
+            credential = self._routing.pick_credential(provider, endpoint, ctx.plan.policy, now_s, tokens=tokens)
         if credential is None:
             return None
         ctx.candidate = candidate
@@ -227,16 +231,6 @@ class AttemptLoop:
             deadline=deadline,
             cut_by=deadline.kind if remaining_s < first_token_s else FailureKind.FIRST_BYTE_TIMEOUT,
         )
-
-    def _credential(
-        self, ctx: RequestContext, provider: Provider, candidate: Candidate, now_s: float
-    ) -> Credential | None:
-        assert ctx.plan is not None
-        own_key = ctx.inbound.steering.own_key
-        if own_key is not None:
-            return Credential(id=f"own-{fingerprint(own_key)}", secret=own_key, transient=True)
-        tokens = 0 if ctx.peek is None else ctx.peek.tokens_likely
-        return self._routing.pick_credential(provider, candidate.endpoint, ctx.plan.policy, now_s, tokens=tokens)
 
     def _failed(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
         """Tell routing, which learns nothing from keys that are not the house's."""
@@ -306,7 +300,9 @@ class AttemptLoop:
         if left < 2 or not self._routing.budget(candidate.endpoint.key).spend(now_s):
             return None
         try:
-            script = await self._script(ctx, candidate)
+            script = self._translator.passing(ctx, candidate)
+            if script is None:
+                script = await self._translator.translated(ctx, candidate)
         except RouterXError:
             return None
         return self._begin(ctx, candidate, script, has_next=index + 1 < len(plan.candidates))

@@ -95,13 +95,12 @@ async def judge(ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, clo
     body = await reply.read(RESPONSE_BYTES_MAX)
     if is_stream and peek.operation is Operation.CHAT:
         return _gathered(ctx, attempt, reply, body)
-    return _whole(ctx, attempt, reply, body)
+    return _whole(ctx, attempt, (reply, content_type), body)
 
 
-def _whole(ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, body: bytes) -> Judgement:
-    script, peek = attempt.script, ctx.peek
+def _whole(ctx: RequestContext, attempt: Attempt, told: tuple[UpstreamReply, str], body: bytes) -> Judgement:
+    (reply, content_type), script, peek = told, attempt.script, ctx.peek
     assert peek is not None
-    content_type = reply.headers.get("Content-Type", "")
     verdict = script.dialect.read_reply(peek.operation, content_type, body)
     if isinstance(verdict, Failure):
         return verdict

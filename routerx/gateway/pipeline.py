@@ -86,7 +86,10 @@ class Gateway:
         self._active[task] = ctx
         try:
             self._begin(ctx)
-            commit = await self._committed(ctx, client)
+            if ctx.peek is not None and ctx.peek.stream:
+                commit = await self._committed(ctx, client)
+            else:
+                commit = await self._parts.attempts.commit(ctx)
             if isinstance(commit, BufferedCommit):
                 return await self._answer(ctx, commit)
             await self._stream(ctx, commit, client)
@@ -155,9 +158,9 @@ class Gateway:
         ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
 
     async def _committed(self, ctx: RequestContext, client: ClientStream) -> BufferedCommit | StreamCommit:
-        """Steps 6 to 8, with comments to a caller who waits long for its stream."""
+        """Steps 6 to 8 of a stream, with comments to a caller who waits long."""
         assert ctx.peek is not None
-        if not (ctx.peek.stream and ctx.peek.operation in COERCED):
+        if ctx.peek.operation not in COERCED:
             return await self._parts.attempts.commit(ctx)
         interval_s = ctx.snapshot.server.keep_alive_s
         ctx.waiting = waiting = KeepAlive(client, interval_s, lambda: self._limit_headers(ctx), self._tasks)
@@ -323,7 +326,10 @@ class Gateway:
         ttft_s = first_s - commit.started_s if first_s is not None and first_s > commit.started_s else None
         key = commit.candidate.endpoint.key
         usage = commit.tap.usage if isinstance(commit, StreamCommit) else commit.result.usage
-        output_tokens, tokens = (usage.output_tokens, usage.total_tokens) if usage is not None else (0, 0)
+        output_tokens = tokens = 0
+        if usage is not None:
+            output_tokens = usage.output_tokens
+            tokens = usage.input_tokens + output_tokens
         reserved = ctx.peek.tokens_likely if commit.credential.tpm is not None and ctx.peek is not None else 0
         measured = Measured(ttft_s, now_s - commit.started_s, output_tokens, tokens, reserved)
         self._parts.routing.succeeded(key, commit.credential.id, measured, now_s)

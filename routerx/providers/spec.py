@@ -93,6 +93,8 @@ class Provider(msgspec.Struct, frozen=True):
     """Set: a deployment's name stands in the path and this in the query, as older Azure resources have it."""
     abort_stops_billing: bool = True
     """Whether cancelling a stream stops the provider's bill."""
+    limits_tokens: bool = False
+    """One of its credentials has a limit of tokens."""
     limit: RequestLimit | None = None
     """Of all its credentials together; while it is reached the provider is passed over."""
     keeps_data: bool = True

@@ -33,6 +33,7 @@ class KeyStats(msgspec.Struct, frozen=True):
     """active | cooling | quarantined"""
     ready_in_s: float
     requests: int
+    """That ended, but for those whose callers left before."""
     successes: int
     failures: int
     """Blamed on the provider or on the credential, rate limits apart."""
@@ -203,9 +204,11 @@ class CredentialBook:
 
     def take(self, credential: Credential, now_s: float, tokens: int) -> None:
         """A call goes out. Takes the probe of a quarantined one."""
-        rest = self._rest(credential.id)
-        rest.last_used_s = now_s
-        rest.counts(now_s).requests += 1
+        rest = self._rests.get(credential.id)
+        if credential.rpm is None and credential.tpm is None and (rest is None or not rest.quarantined):
+            return
+        if rest is None:
+            rest = self._rests[credential.id] = _Rest()
         if credential.rpm is not None:
             if rest.calls is None:
                 rest.calls = SlidingCount(MINUTE_S, 12)
@@ -227,7 +230,9 @@ class CredentialBook:
     def proved(self, credential_id: str, tokens: int, now_s: float) -> None:
         """A call by it was answered. Calls from before its rest began prove nothing about it."""
         rest = self._rest(credential_id)
+        rest.last_used_s = now_s
         counts = rest.counts(now_s)
+        counts.requests += 1
         counts.successes += 1
         counts.tokens += tokens
         if rest.quarantined:
@@ -239,11 +244,14 @@ class CredentialBook:
 
     def failed(self, credential_id: str, failure: Failure, now_s: float) -> None:
         rest = self._rest(credential_id)
+        rest.last_used_s = now_s
+        counts = rest.counts(now_s)
+        counts.requests += 1
         effect = failure.rule.effect
         if failure.kind is FailureKind.RATE_LIMITED:
-            rest.counts(now_s).rate_limited += 1
+            counts.rate_limited += 1
         elif effect is not Effect.NONE:
-            rest.counts(now_s).failures += 1
+            counts.failures += 1
         if effect is Effect.COOL:
             self._cool(rest, failure.retry_after_s, now_s)
         elif effect is Effect.QUARANTINE:
