@@ -7,11 +7,15 @@ is not needed costs one timer.
 import asyncio
 from collections.abc import Callable
 
+from routerx.dialects.base import CallerDialect
+from routerx.dialects.gemini import GEMINI
 from routerx.gateway.context import ClientStream
 from routerx.tasks import TaskSet
 
 COMMENT = b": keep-alive\n\n"
-"""A line that every reader of event streams skips (WHATWG HTML, section 9.2.6)."""
+"""A line that readers of event streams skip (WHATWG HTML, section 9.2.6)."""
+BLANK_LINES = b"\r\n\r\n"
+"""The same for callers of Google's wire: their client takes a comment for an answer."""
 
 Headers = Callable[[], tuple[tuple[str, str], ...]]
 
@@ -19,12 +23,25 @@ Headers = Callable[[], tuple[tuple[str, str], ...]]
 class KeepAlive:
     """begin() when the waiting begins, end() before anything else is written to the caller; then again, as needed."""
 
-    __slots__ = ("_client", "_ended", "_headers", "_interval_s", "_task", "_tasks", "_timer", "started")
+    __slots__ = (
+        "_client",
+        "_comment_bytes",
+        "_ended",
+        "_headers",
+        "_interval_s",
+        "_task",
+        "_tasks",
+        "_timer",
+        "started",
+    )
 
-    def __init__(self, client: ClientStream, interval_s: float, headers: Headers, tasks: TaskSet) -> None:
-        """`headers`: of the response, should a comment be the first of it."""
+    def __init__(
+        self, client: ClientStream, interval_s: float, headers: Headers, tasks: TaskSet, wire: CallerDialect
+    ) -> None:
+        """`headers`: of the response, should a comment be the first of it. `wire`: the caller's."""
         self.started = False
         self._client = client
+        self._comment_bytes = BLANK_LINES if wire is GEMINI else COMMENT
         self._interval_s = interval_s
         self._headers = headers
         self._tasks = tasks
@@ -55,7 +72,7 @@ class KeepAlive:
                 self.started = True
                 await self._client.start(self._headers())
             while not ended.is_set():
-                await self._client.write(COMMENT)
+                await self._client.write(self._comment_bytes)
                 try:
                     async with asyncio.timeout(self._interval_s):
                         await ended.wait()

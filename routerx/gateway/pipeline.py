@@ -163,7 +163,9 @@ class Gateway:
         if ctx.peek.operation not in COERCED:
             return await self._parts.attempts.commit(ctx)
         interval_s = ctx.snapshot.server.keep_alive_s
-        ctx.waiting = waiting = KeepAlive(client, interval_s, lambda: self._limit_headers(ctx), self._tasks)
+        ctx.waiting = waiting = KeepAlive(
+            client, interval_s, lambda: self._limit_headers(ctx), self._tasks, ctx.inbound.dialect
+        )
         waiting.begin()
         try:
             return await self._parts.attempts.commit(ctx)
