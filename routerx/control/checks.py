@@ -83,11 +83,10 @@ class HealthChecks:
             await tasks.close()
 
     async def test(self, provider: Provider, credentials: Iterable[Credential]) -> tuple[Look, ...]:
-        """Look at a provider now, by each of these credentials, one after the other."""
-        looks = []
-        for credential in credentials:
-            looks.append(await self._look(provider, credential))
-            self._keep(looks[-1])
+        """Look at a provider now, by all of these credentials at once. What is best of it is kept."""
+        looks = await asyncio.gather(*(self._look(provider, credential) for credential in credentials))
+        if looks:
+            self._keep(next((look for look in looks if look.seen is Seen.OK), looks[0]))
         return tuple(looks)
 
     def retain(self) -> None:
