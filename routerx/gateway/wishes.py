@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 import msgspec
 from multidict import MultiMapping, istr
 
-from routerx import jsonx
 from routerx.config.scalars import parse_deadline
 from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import OPTIONAL, CallerDialect
@@ -237,8 +236,8 @@ def take_wishes(
 ) -> tuple[Mapping[str, Raw], Wishes]:
     """A body's top-level fields without those that are for RouterX alone, and what they and the headers want.
 
-    Of what both say the body's word counts; what either ignores is ignored, and what both allow is allowed. Without a
-    `model` the first of `models` is the one asked for. Raises InvalidParameter.
+    Of what both say the body's word counts; what either ignores is ignored, and what both allow is allowed. Raises
+    InvalidParameter.
     """
     keys = _ANTHROPIC_KEYS if dialect is ANTHROPIC else _KEYS
     if fields.keys().isdisjoint(keys):
@@ -251,9 +250,6 @@ def take_wishes(
     if "provider" in fields:
         wishes = _merged(wishes, _read_provider(fields["provider"]), rest)
     models = _read_models(fields, keys)
-    if models and "model" not in rest:
-        rest["model"] = Raw(jsonx.encode(models[0]))
-        models = models[1:]
     if models:
         wishes = msgspec.structs.replace(wishes, models=models)
     return rest, _shared(wishes)
@@ -358,7 +354,7 @@ def _misread(name: str, error: msgspec.DecodeError) -> InvalidParameter:
 
 
 def _read_models(fields: Mapping[str, Raw], keys: frozenset[str]) -> tuple[str, ...]:
-    """Further models, each once, the asked one left out where it is known."""
+    """Further models, each once."""
     name = "models"
     names: list[str] = []
     try:
