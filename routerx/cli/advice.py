@@ -11,6 +11,10 @@ SLOW_S = 10.0
 """A fault that is survived later than this is spoken of."""
 
 
+BROKEN = frozenset({"cut", "stalled", "malformed"})
+"""Faults of streams that have begun."""
+
+
 class Advice(msgspec.Struct, frozen=True):
     """One lesson."""
 
@@ -40,8 +44,8 @@ def _on_losses(snapshot: Snapshot, policy: Policy, model: str, scenes: list[Scen
     texts = []
     served = _providers(snapshot, (model, *policy.on_failure))
     names = ", ".join(scene.fault for scene in _once(lost))
-    if len(served) < 2:
-        only, endpoints = next(iter(served.items()), (model.partition("/")[0], []))
+    if len(served) == 1:
+        [(only, endpoints)] = served.items()
         what = f"by {only} alone" if len(endpoints) < 2 else f"by {len(endpoints)} endpoints of {only} alone"
         texts.append(
             f"no fallback: it is served {what}, so {names} cost the answer; add an endpoint of another provider to "
@@ -49,12 +53,12 @@ def _on_losses(snapshot: Snapshot, policy: Policy, model: str, scenes: list[Scen
         )
     elif policy.retry.attempts_max == 1:
         texts.append(f"{names} cost the answer: policies.{policy.name}.retry.attempts is 1, so nothing is tried twice")
-    elif all(scene.flags or scene.attempts for scene in lost) and not policy.stream.rescue:
+    elif not policy.stream.rescue and all(scene.streamed and scene.fault in BROKEN for scene in lost):
         texts.append(f"{names} cost the answer: policies.{policy.name}.stream.rescue is off")
     else:
         texts.append(
-            f"{names} cost the answer although {', '.join(served)} serve it; see `routerx explain {model}` for what is "
-            "left out of its plan, and why"
+            f"{names} cost the answer, although it is served by {', '.join(served) or 'somebody'}; see "
+            f"`routerx explain {model}` for what is left out of its plan, and why"
         )
     return texts
 
@@ -90,7 +94,10 @@ def _on_waits(policy: Policy, scenes: list[Scene]) -> list[str]:
 
 def _once(scenes: list[Scene]) -> list[Scene]:
     """The first scene of each fault."""
-    return list({scene.fault: scene for scene in reversed(scenes)}.values())[::-1]
+    found: dict[str, Scene] = {}
+    for scene in scenes:
+        found.setdefault(scene.fault, scene)
+    return list(found.values())
 
 
 def _providers(snapshot: Snapshot, models: tuple[str, ...]) -> dict[str, list[str]]:

@@ -25,9 +25,9 @@ class CircuitTold(msgspec.Struct, frozen=True):
     credential: str
     """active | cooling | quarantined"""
     ready_in_s: float
-    failures: float
-    requests: int
-    """`failures` of so many in the circuit's window."""
+    failures: float | None
+    requests: int | None
+    """`failures` of so many in the circuit's window, of all tenants. Operators only."""
 
 
 class DeadlinesTold(msgspec.Struct, frozen=True):

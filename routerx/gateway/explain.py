@@ -270,8 +270,8 @@ def _circuit(view: CircuitView, *, for_operator: bool) -> CircuitTold:
         circuit=view.circuit,
         credential=view.credential,
         ready_in_s=round(view.ready_in_s, 1),
-        failures=view.failures,
-        requests=view.requests,
+        failures=view.failures if for_operator else None,
+        requests=view.requests if for_operator else None,
     )
 
 
@@ -279,15 +279,15 @@ def _circuit(view: CircuitView, *, for_operator: bool) -> CircuitTold:
 
 
 def _excluded(case: _Case) -> tuple[ExclusionTold, ...]:
-    shortlist = case.planned.shortlist
-    models = (case.peek.model if shortlist is None else shortlist.model, *_further(_policy(case)))
+    shortlist, policy = case.planned.shortlist, _policy(case)
+    models = (case.peek.model if shortlist is None else shortlist.model, *_further(policy))
     excluded = case.planned.excluded if case.for_operator else tellable(case.planned.excluded)
     return tuple(
         ExclusionTold(
             endpoint=one.endpoint,
             rule=one.rule,
             says=says(one.rule),
-            place=exclusion_place(case.snapshot, one, case.tenant, models) if case.for_operator else None,
+            place=exclusion_place(case.snapshot, one, case.tenant, policy, models) if case.for_operator else None,
         )
         for one in excluded
     )

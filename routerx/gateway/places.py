@@ -32,10 +32,11 @@ def policy_place(snapshot: Snapshot, policy: Policy, key: str = "") -> str | Non
     return _first(snapshot, f"{path}.{key}", path)
 
 
-def exclusion_place(snapshot: Snapshot, excluded: Exclusion, tenant: Tenant, models: tuple[str, ...]) -> str | None:
+def exclusion_place(
+    snapshot: Snapshot, excluded: Exclusion, tenant: Tenant, policy: Policy, models: tuple[str, ...]
+) -> str | None:
     """Of what excluded an endpoint of one of `models`; None where the caller itself did, or no file says it."""
     rule = excluded.rule
-    policy = snapshot.policies.get(tenant.policy, Policy(name=tenant.policy))
     provider = excluded.endpoint.partition("/")[0]
     if rule == "not_allowed":
         return _first(snapshot, f"tenants.{tenant.name}.allow", f"tenants.{tenant.name}")

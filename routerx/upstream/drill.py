@@ -113,7 +113,6 @@ class Stage(TransportPool):
     def __init__(self, fault: Fault, clock: Clock) -> None:
         super().__init__(clock)
         self.fault = fault
-        self._clock_of_stage = clock
         self.first: str | None = None
         """The provider that was asked first."""
         self.first_s = 0.0
@@ -123,7 +122,7 @@ class Stage(TransportPool):
         """The texts that are whole answers. Of two glued together neither is."""
 
     def get(self, provider: Provider) -> Transport:
-        return _Actor(self, provider, self._clock_of_stage)
+        return _Actor(self, provider, self._clock)
 
 
 class _Actor:

@@ -107,6 +107,23 @@ def test_another_policy_can_be_tried(tmp_path: Path) -> None:
     assert "did you mean 'once'" in drill(tmp_path, value, "--policy", "onec", exit_code=1).output
 
 
+def test_what_a_switch_has_cost_is_named(tmp_path: Path) -> None:
+    value = duo()
+    value["policies"]["default"]["stream"] = {"rescue": False}
+    report = told(tmp_path, value, "--model", "duo", "--stream", exit_code=1)
+    assert [one["fault"] for one in report["scenes"] if not one["good"]] == ["cut", "stalled", "malformed"]
+    assert (
+        "cut, stalled, malformed cost the answer: policies.default.stream.rescue is off" in report["advice"][0]["text"]
+    )
+
+
+def test_a_fence_that_leaves_no_fallback_is_found_by_explaining(tmp_path: Path) -> None:
+    value = duo()
+    value["policies"]["default"]["fence"] = {"max_cost_ratio": 2}
+    report = told(tmp_path, value, "--model", "duo", "--fault", "503", exit_code=1)
+    assert "served by up, spare; see `routerx explain duo` for what is left out" in report["advice"][0]["text"]
+
+
 def test_declared_chat_models_are_asked_where_none_is_named(tmp_path: Path) -> None:
     value = duo()
     value["models"]["twin"] = "duo"
@@ -144,7 +161,9 @@ def test_tables_fit_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_of_many_models_only_losses_are_shown(tmp_path: Path) -> None:
     value = duo()
     value["models"]["more"] = {"endpoints": [{"provider": "up", "model": "more", "price": {"input": 1, "output": 2}}]}
-    value["models"]["again"] = {"endpoints": [{"provider": "spare", "model": "again", "price": {"input": 1, "output": 2}}]}
+    value["models"]["again"] = {
+        "endpoints": [{"provider": "spare", "model": "again", "price": {"input": 1, "output": 2}}]
+    }
     shown = drill(tmp_path, value, "--fault", "503", exit_code=1).stdout
     assert "duo, streamed" not in shown
     assert "solo, streamed" in shown
