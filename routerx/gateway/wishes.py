@@ -221,7 +221,7 @@ class _Provider(msgspec.Struct, forbid_unknown_fields=True):
     max_price: _MaxPrice | None = None
 
 
-class _Fallback(msgspec.Struct):
+class _Fallback(msgspec.Struct, forbid_unknown_fields=True):
     model: _Name
 
 

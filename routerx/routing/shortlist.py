@@ -169,7 +169,8 @@ def _chain(ask: Ask, meaning: Meaning, first: Found, policy: Policy, snapshot: S
         lacking = [peek.needs - endpoint.capabilities for endpoint in first.endpoints(ask.principal.tenant)]
         if all(lacking):  # Whatever answers in its place is better than an error that says what it cannot do.
             further += models_named(listed(policy, frozenset.union(*lacking)), kind, snapshot)
-    further += models_named(policy.on_failure, kind, snapshot)
+    if wishes.allow_fallbacks:
+        further += models_named(policy.on_failure, kind, snapshot)
     further = [found for found in further if found.model.name != first.model.name]
     return chain + [_Link(found, len(chain) + rank) for rank, found in enumerate(further)]
 

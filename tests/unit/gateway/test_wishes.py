@@ -274,6 +274,7 @@ def test_fallbacks_are_anthropics_word_for_models() -> None:
     assert take(body)[0] == body
     assert refused({"model": "m", "fallbacks": [{"model": "n"}] * 4}, ANTHROPIC).param == "fallbacks"
     assert refused({"model": "m", "fallbacks": ["n"]}, ANTHROPIC).param == "fallbacks[0]"
+    assert "max_tokens" in refused({"model": "m", "fallbacks": [{"model": "n", "max_tokens": 1}]}, ANTHROPIC).message
 
 
 def test_a_form_cannot_hold_wishes() -> None:

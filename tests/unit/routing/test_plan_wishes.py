@@ -151,10 +151,15 @@ def test_without_fallbacks_there_is_one_candidate_that_can_be_called_now() -> No
     world.fail("a/x", FailureKind.SERVER_ERROR, times=5)
     assert len(world.order(wishes=alone)) == 1
     assert excluded(world, alone)["a/x"] == "circuit_open"
+    world.fail("b/x", FailureKind.SERVER_ERROR, times=5)
+    world.fail("c/x", FailureKind.SERVER_ERROR, times=5)
+    with pytest.raises(NoHealthyUpstream):
+        world.plan(wishes=alone)
+    assert world.order() == ["b/n", "d/n"]
 
 
 def test_without_fallbacks_an_order_names_all_candidates() -> None:
-    world = two_models(Policy("default", on_failure=("n",)))
+    world = two_models(Policy("default", on_failure=("a/n",)))
     wishes = Wishes(order=("c", "a"), allow_fallbacks=False)
     assert world.order(wishes=wishes) == ["c/x", "a/x"]
     assert set(excluded(world, wishes).values()) == {"no_fallbacks"}
