@@ -9,6 +9,7 @@ import anthropic
 import openai
 import pytest
 
+from tests.flow.flow_kit import chunk
 from tests.support.gateway import GUARD_S, HELLO, KEY, Config, Gateway, Reply, config, running
 from tests.support.natives.callers import GeminiCaller
 from tests.support.upstream import End, Json, ScriptedUpstream, Status, Stream
@@ -116,6 +117,21 @@ async def test_a_stream_without_a_usage_chunk_gets_a_chunk_of_its_own(gateway: G
     assert (reply.events[-2], reply.events[-1], reply.text) == (event, "[DONE]", "Hello from upstream")
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n: a remark\n\n"])
+@pytest.mark.parametrize("done", [b"data: [DONE]", b"data:[DONE]", b""])
+async def test_odd_framing_of_a_provider_hides_nothing(
+    gateway: Gateway, up: ScriptedUpstream, end: bytes, done: bytes
+) -> None:
+    events: list[Any] = [chunk("Hello"), chunk(None, "stop")]
+    lines = [b"data:" + json.dumps(event).encode() for event in events]
+    up.queue(Stream(frames=[line + end for line in (*lines, done) if line], chunked=False))
+    reply = await gateway.ask("POST", "/v1/chat/completions", {"model": "solo", "messages": HELLO, "stream": True})
+    found = [line.removeprefix(b"data:").strip() for line in reply.body.splitlines() if line.startswith(b"data:")]
+    assert [json.loads(one) for one in found[:2]] == events
+    assert set(json.loads(found[2])) == {"id", "model", "object", "choices", "routing_metadata"}
+    assert found[3:] == [b"[DONE]"]
+
+
 async def test_an_error_carries_it(gateway: Gateway, up: ScriptedUpstream) -> None:
     up.default = Status(400)
     reply = await gateway.chat()
@@ -175,9 +191,9 @@ async def test_the_openai_client_reads_answers_with_it(gateway: Gateway) -> None
     for options in ({}, {"stream_options": {"include_usage": True}}):
         extras = []
         text = ""
-        async for chunk in await client.chat.completions.create(model="solo", messages=HELLO, stream=True, **options):
-            text += "".join(choice.delta.content or "" for choice in chunk.choices)
-            extras.append(chunk.model_extra)
+        async for piece in await client.chat.completions.create(model="solo", messages=HELLO, stream=True, **options):
+            text += "".join(choice.delta.content or "" for choice in piece.choices)
+            extras.append(piece.model_extra)
         assert text == "Hello from upstream"
         assert routed(extras[-1])["provider"] == "up"
 
