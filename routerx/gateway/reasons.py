@@ -8,7 +8,7 @@ from routerx.domain.call import Candidate
 from routerx.domain.model import Endpoint
 from routerx.domain.policy import Sort
 from routerx.money import format_usd
-from routerx.routing.rules import LACKS, WISHED, blended_price
+from routerx.routing.rules import LACKS, UNKNOWN_MODEL, WISHED, blended_price
 from routerx.routing.state import RoutingState
 
 RULES: Mapping[str, str] = {
@@ -28,6 +28,7 @@ RULES: Mapping[str, str] = {
     "provider_limited": "its provider has been called as often as it may be",
     "no_credential": "its provider has no key",
     "no_provider": "its provider is not configured",
+    UNKNOWN_MODEL: "no model of this name is there, or none for this key",
     **WISHED,
 }
 """What a rule says of the endpoint that it keeps out; `lacks_…` are made of what is lacked."""

@@ -159,14 +159,14 @@ def not_found(peek: Peek, tenant: Tenant, snapshot: Snapshot) -> ModelNotFound:
             "GET /v1/models says what each model is for",
             param="model",
         )
-    return not_available(asked, "model", _nearest(asked, kind, tenant, snapshot))
+    return not_available(asked, _nearest(asked, kind, tenant, snapshot))
 
 
-def not_available(name: str, param: str, nearest: str | None = None) -> ModelNotFound:
-    """`param`: the field that named it."""
+def not_available(name: str, nearest: str | None = None) -> ModelNotFound:
+    """In the words that tell nobody which of the two it is."""
     shown = name if len(name) <= NAME_MAX else f"{name[:NAME_MAX]}…"
     hint = f"; did you mean {nearest!r}?" if nearest is not None else ""
-    return ModelNotFound(f"model {shown!r} does not exist or is not available to this key{hint}", param=param)
+    return ModelNotFound(f"model {shown!r} does not exist or is not available to this key{hint}", param="model")
 
 
 def _chosen(policy: Policy, kind: Kind, needs: frozenset[Capability], snapshot: Snapshot) -> list[Model]:

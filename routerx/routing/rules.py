@@ -17,6 +17,8 @@ NOT_ALLOWED = "not_allowed"
 LACKS = "lacks_"
 NO_FALLBACKS = "no_fallbacks"
 OTHER_PROVIDER = "other_provider"
+UNKNOWN_MODEL = "unknown_model"
+"""Of a name among the caller's own `models`, in place of an endpoint."""
 
 WISHED = {
     "not_in_only": "'only' names other providers",

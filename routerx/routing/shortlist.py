@@ -25,7 +25,7 @@ from routerx.errors import (
 )
 from routerx.providers.spec import Provider
 from routerx.routing.names import KIND_OF, Found, Meaning, listed, models_named, not_available, not_found, resolve
-from routerx.routing.rules import NOT_ALLOWED, OTHER_PROVIDER, WISHED, Rules, Terms, lacks_of, stricter
+from routerx.routing.rules import NOT_ALLOWED, OTHER_PROVIDER, UNKNOWN_MODEL, WISHED, Rules, Terms, lacks_of, stricter
 
 TOLD_MAX = 5
 """Endpoints that an error names for one rule."""
@@ -120,7 +120,7 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
     terms = Terms(
         peek, tenant, meaning.free, stricter(policy.fence, house.fence), first.endpoints(tenant)[0], ask.own_key
     )
-    chain = _chain(ask, meaning, first, policy, snapshot)
+    chain, unknown = _chain(ask, meaning, first, policy, snapshot)
     sort = wishes.sort if wishes.sort is not None else meaning.sort
     groups, excluded = _grouped(chain, Rules(terms, wishes), policy, snapshot, by_priority=sort is None)
     if ask.own_key and groups:
@@ -141,29 +141,37 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
         sort=sort if sort is not None else policy.sort,
         free=meaning.free,
         groups=tuple(groups),
-        excluded=tuple(excluded),
+        excluded=(*excluded, *unknown),
         context_min=min(_or_inf(option.endpoint.context_tokens) for option in options),
         output_min=min(_or_inf(option.endpoint.output_tokens_max) for option in options),
         ordered=sort is not None or bool(wishes.order),
     )
 
 
-def _chain(ask: Ask, meaning: Meaning, first: Found, policy: Policy, snapshot: Snapshot) -> list[_Link]:
-    """The models that are gone along: the asked one, then those the caller names, else those the policy has."""
+def _chain(
+    ask: Ask, meaning: Meaning, first: Found, policy: Policy, snapshot: Snapshot
+) -> tuple[list[_Link], list[Exclusion]]:
+    """The models that are gone along: the asked one, then those the caller names, else those the policy has.
+
+    A further name that nobody serves, or not to this tenant, is passed over: a provider that was taken away must not
+    fail the requests that could have fallen back to it.
+    """
+    unknown: list[Exclusion] = []
     peek, wishes, kind = ask.peek, ask.wishes, KIND_OF[ask.peek.operation]
     chain = [_Link(found, rank, found is not first) for rank, found in enumerate(meaning.models)]
     if wishes.models:
         for name in wishes.models:
             named = resolve(name, kind, peek.needs, snapshot)
             if named is None or not any(found.endpoints(ask.principal.tenant) for found in named.models):
-                raise not_available(name, "models")
+                unknown.append(Exclusion(name, UNKNOWN_MODEL))
+                continue
             if named.free and not meaning.free:
                 raise InvalidParameter(
                     f"{name!r} in 'models' asks for a free answer; put ':free' on the first model, it holds for all",
                     param="models",
                 )
             chain += [_Link(found, len(chain) + rank) for rank, found in enumerate(named.models)]
-        return [msgspec.structs.replace(link, rank=0) for link in chain] if wishes.across_models else chain
+        return ([msgspec.structs.replace(link, rank=0) for link in chain] if wishes.across_models else chain), unknown
     further: list[Found] = []
     if meaning.policy is None:
         lacking = [peek.needs - endpoint.capabilities for endpoint in first.endpoints(ask.principal.tenant)]
@@ -172,7 +180,7 @@ def _chain(ask: Ask, meaning: Meaning, first: Found, policy: Policy, snapshot: S
     if wishes.allow_fallbacks:
         further += models_named(policy.on_failure, kind, snapshot)
     further = [found for found in further if found.model.name != first.model.name]
-    return chain + [_Link(found, len(chain) + rank) for rank, found in enumerate(further)]
+    return chain + [_Link(found, len(chain) + rank) for rank, found in enumerate(further)], unknown
 
 
 def _grouped(
@@ -247,7 +255,7 @@ def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoRe
             param="model",
             details={"reason": "model_unpriced"},
         )
-    raise not_available(name, "model")
+    raise not_available(name)
 
 
 def _no_endpoint(name: str, unwanted: list[Exclusion]) -> NoEndpoint:

@@ -63,10 +63,11 @@ CUTS_MAX = 300
 
 
 def request_of(fixture: Fixture) -> dict[str, Any]:
-    """What the recording's caller sent; where that was not kept, something plain that vendors have other names for."""
+    """What the recording's caller sent, without what it wanted of another router; where that was not kept, something
+    plain that vendors have other names for."""
     kept = fixture.get("request_body")
     if kept is not None:
-        return dict(kept)
+        return {name: value for name, value in kept.items() if name not in ("provider", "models")}
     if fixture["api"] == "openai.embeddings":
         return {"model": fixture["model"] or "vectors", "input": "Hello"}
     plain = {"model": fixture["model"] or "unknown", "messages": HELLO, "max_tokens": 64, "seed": 7}

@@ -195,13 +195,17 @@ async def test_a_wrong_wish_is_a_400_that_names_it(stage: Stage, body: dict[str,
     assert stage.asked == []
 
 
-async def test_models_of_others_do_not_exist(stage: Stage) -> None:
-    replies = [
-        await stage.gateway.chat("small", key="narrow_key_fake_123456", models=[name]) for name in ("big", "gone")
-    ]
-    told = [reply.error["message"].replace("'big'", "'gone'") for reply in replies]
-    assert [reply.status for reply in replies] == [404, 404]
-    assert told[0] == told[1]
+async def test_models_of_others_are_passed_over_like_those_that_do_not_exist(stage: Stage) -> None:
+    told = []
+    for name in ("big", "gone"):
+        body = {"model": "small", "messages": HELLO, "models": [name]}
+        sent = {"X-RouterX-Metadata": "true"}
+        reply = await stage.gateway.ask(
+            "POST", "/v1/chat/completions", body, key="narrow_key_fake_123456", headers=sent
+        )
+        told.append([{**one, "endpoint": None} for one in reply.json["routing_metadata"]["excluded"]])
+    assert told == [[{"endpoint": None, "rule": "unknown_model"}]] * 2
+    assert stage.asked == ["cheap", "cheap"]
 
 
 # --- headers

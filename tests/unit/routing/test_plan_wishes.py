@@ -251,11 +251,10 @@ def test_across_models_all_endpoints_are_sorted_as_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["gone", "n"])
-def test_a_model_that_is_not_there_is_told_as_one_that_is_not_allowed(name: str) -> None:
-    with pytest.raises(ModelNotFound) as caught:
-        two_models(allow=("m",)).plan(wishes=Wishes(models=(name,)))
-    assert caught.value.param == "models"
-    assert caught.value.message == f"model {name!r} does not exist or is not available to this key"
+def test_a_further_model_that_is_not_there_or_not_allowed_is_passed_over(name: str) -> None:
+    plan = two_models(allow=("m",)).plan(wishes=Wishes(models=(name,)))
+    assert {each.endpoint.model for each in plan.candidates} == {"m"}
+    assert [(each.endpoint, each.rule) for each in plan.excluded] == [(name, "unknown_model")]
 
 
 def test_free_counts_for_the_whole_request_or_not_at_all() -> None:
