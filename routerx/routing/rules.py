@@ -23,7 +23,7 @@ UNKNOWN_MODEL = "unknown_model"
 WISHED = {
     "not_in_only": "'only' names other providers",
     "ignored": "'ignore' names its provider",
-    NO_FALLBACKS: "'allow_fallbacks' is off and 'order' does not name it",
+    NO_FALLBACKS: "'allow_fallbacks' is off, and it is not the first, or not in 'order'",
     "over_max_price": "'max_price' is below its price",
     "takes_not_all_parameters": "'require_parameters' is on and it does not take all of them",
     "keeps_data": "'data_collection' is deny and its provider may keep data",

@@ -192,23 +192,25 @@ def _grouped(
     what to sort.
     """
     groups: dict[tuple[int, int, int], list[Option]] = {}
-    excluded: list[Exclusion] = []
-    seen: set[str] = set()
+    excluded: dict[str, str] = {}
+    kept: set[str] = set()
     for link in chain:
         for endpoint in sorted(link.found.model.endpoints, key=lambda each: each.priority):
-            if endpoint.key in seen:
+            # What is not allowed under one model's name may be under another's.
+            if endpoint.key in kept or excluded.get(endpoint.key, NOT_ALLOWED) != NOT_ALLOWED:
                 continue
-            seen.add(endpoint.key)
             provider = snapshot.providers.get(endpoint.provider)
             rule = rules.against(endpoint, provider, link.found) if provider is not None else "no_provider"
             if provider is None or rule is not None:
-                excluded.append(Exclusion(endpoint.key, str(rule)))
+                excluded[endpoint.key] = str(rule)
                 continue
+            kept.add(endpoint.key)
+            excluded.pop(endpoint.key, None)
             timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
             option = Option(Candidate(endpoint, link.is_fallback, timeouts), provider)
             rank = (link.rank, rules.place(endpoint, provider), endpoint.priority if by_priority else 0)
             groups.setdefault(rank, []).append(option)
-    return [tuple(groups[rank]) for rank in sorted(groups)], excluded
+    return [tuple(groups[rank]) for rank in sorted(groups)], [Exclusion(key, rule) for key, rule in excluded.items()]
 
 
 def _home(groups: list[tuple[Option, ...]], wishes: Wishes, reference: Endpoint, snapshot: Snapshot) -> str:

@@ -277,6 +277,15 @@ def test_the_fence_holds_for_whatever_a_caller_names() -> None:
     assert world.order(wishes=Wishes(order=("b",), models=("n",))) == ["a/x"]
 
 
+def test_an_endpoint_of_two_models_is_allowed_by_the_name_of_either() -> None:
+    shared = endpoint("a/x")
+    models = [model("m", endpoint("b/x"), shared), msgspec.structs.replace(model("alias", shared), name="alias")]
+    config = snapshot(models, policy=Policy("default", on_failure=("alias",)))
+    world = World(config, tenant(allow=("b/*", "alias")))
+    assert world.order() == ["b/x", "a/x"]
+    assert world.plan().excluded == ()
+
+
 def test_a_tenants_patterns_hold_for_whatever_a_caller_names() -> None:
     world = two_models(allow=("c/*",))
     assert world.order(wishes=Wishes(order=("a", "b", "c"))) == ["c/x"]
