@@ -69,6 +69,8 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
         free_suffix=entry.free_suffix,
         on_unpriced=on_unpriced,
         hold_output_tokens=entry.hold_output_tokens,
+        on_disconnect=entry.on_disconnect,
+        bill_empty=entry.bill_empty,
     )
 
 

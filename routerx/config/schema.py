@@ -32,7 +32,7 @@ from routerx.config.scalars import (
 )
 from routerx.config.schema_policies import PolicyEntry
 from routerx.domain.model import Capability, Kind
-from routerx.domain.tenant import Billing, FreeSuffix, OnUnpriced
+from routerx.domain.tenant import BillEmpty, Billing, FreeSuffix, OnDisconnect, OnUnpriced
 from routerx.providers.quirks import Quirk
 from routerx.providers.spec import Auth
 
@@ -288,6 +288,13 @@ class PlanEntry(Block):
     hold_output_tokens: Annotated[
         Count, Field(description="Output tokens held for a request that sets no maximum of its own.")
     ] = 4_096
+    on_disconnect: Annotated[
+        OnDisconnect,
+        Field(description="A stream whose caller has gone: cancel, drain (read to its end), or auto, by the provider."),
+    ] = OnDisconnect.AUTO
+    bill_empty: Annotated[
+        BillEmpty, Field(description="What a complete answer without content is charged: never, input, or provider.")
+    ] = BillEmpty.NEVER
 
 
 class TenantEntry(Block):

@@ -70,6 +70,8 @@ class FailureKind(StrEnum):
     """The deadline that the caller itself set has passed."""
     UNREADABLE = "upstream_unreadable"
     """The answer made a reader of ours fail."""
+    BALANCE_EXHAUSTED = "balance_exhausted"
+    """The tenant's money has ended while a stream was growing."""
     DIVERGED = "rescue_diverged"
     """A stream that was to go on with another's text says something else."""
 
@@ -117,6 +119,7 @@ RULES: dict[FailureKind, FailureRule] = {
     FailureKind.BYOK_REJECTED: FailureRule(403, "byok_key_rejected", Effect.NONE, _STOP),
     FailureKind.CLIENT_DEADLINE: FailureRule(504, "client_deadline_exceeded", Effect.NONE, _STOP),
     FailureKind.UNREADABLE: FailureRule(502, "upstream_protocol_error", _F, _OTHER),
+    FailureKind.BALANCE_EXHAUSTED: FailureRule(402, "balance_exhausted", Effect.NONE, _STOP),
     FailureKind.DIVERGED: FailureRule(502, "upstream_disconnected", Effect.NONE, _OTHER),
 }
 

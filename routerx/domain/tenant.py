@@ -28,6 +28,25 @@ class OnUnpriced(StrEnum):
     ALLOW_FLAGGED = "allow_flagged"
 
 
+class OnDisconnect(StrEnum):
+    """What becomes of a stream whose caller has gone."""
+
+    AUTO = "auto"
+    """Drained where the provider bills to the end, else cancelled."""
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    """Read to its end, for its actual usage."""
+
+
+class BillEmpty(StrEnum):
+    """What is charged for a complete answer without any content."""
+
+    NEVER = "never"
+    INPUT = "input"
+    PROVIDER = "provider"
+    """What the provider reports."""
+
+
 class Period(StrEnum):
     """Calendar periods in UTC; weeks start on Monday. `total` never resets."""
 
@@ -65,6 +84,8 @@ class Plan(msgspec.Struct, frozen=True):
     on_unpriced: OnUnpriced = OnUnpriced.DENY
     hold_output_tokens: int = 4_096
     """Output tokens held for a request that sets no maximum of its own."""
+    on_disconnect: OnDisconnect = OnDisconnect.AUTO
+    bill_empty: BillEmpty = BillEmpty.NEVER
 
 
 class Tenant(msgspec.Struct, frozen=True):

@@ -54,13 +54,16 @@ def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMod
     return BillingMode.PAID, terms
 
 
-def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant) -> int:
-    """Output tokens to hold for: the caller's own maximum, else the plan's; never above what the endpoint can make."""
+def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant, usual: int | None = None) -> int:
+    """Output tokens to hold for: the caller's own maximum, else the plan's, and no more than is `usual`; never above
+    what the endpoint can make."""
     if peek.operation not in (Operation.CHAT, Operation.COMPLETIONS):
         return 0
     tokens = peek.output_tokens_max if peek.output_tokens_max is not None else tenant.plan.hold_output_tokens
     if endpoint.output_tokens_max is not None:
         tokens = min(tokens, endpoint.output_tokens_max)
+    if usual is not None:
+        tokens = min(tokens, usual)
     return tokens * peek.choices
 
 
@@ -73,8 +76,9 @@ def tokens_expected(peek: Peek, plan: Plan, tenant: Tenant) -> int:
     return peek.input_tokens_estimate + output_tokens_expected(peek, plan.candidates[0].endpoint, tenant)
 
 
-def hold_nano(peek: Peek, plan: Plan, tenant: Tenant) -> int:
-    """The most this request should cost, over the dearest target of the plan (MONEY.md section 3)."""
+def hold_nano(peek: Peek, plan: Plan, tenant: Tenant, usual: int | None = None) -> int:
+    """The most this request should cost, over the dearest target of the plan (MONEY.md section 3); with `usual` output
+    tokens, the most that one like it mostly costs."""
     if peek.operation is Operation.COUNT_TOKENS:
         return 0
     dearest = 0
@@ -86,16 +90,27 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant) -> int:
         if peek.metered is not None:
             nano = cost_nano(peek.metered.most, terms)
         else:
-            nano = ceiling_nano(terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant))
+            nano = ceiling_nano(
+                terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant, usual)
+            )
         if nano > dearest:
             dearest = nano
     return dearest
 
 
-def place_hold(ledger: Ledger, tenant: Tenant, peek: Peek, plan: Plan) -> Hold:
-    """Hold the money, or raise InsufficientBalance that also says how many output tokens would fit."""
+def place_hold(ledger: Ledger, tenant: Tenant, peek: Peek, plan: Plan, usual: int | None = None) -> Hold:
+    """Hold the money, or raise InsufficientBalance that also says how many output tokens would fit.
+
+    `usual`: output tokens that hardly any answer like this passes. Enough for a stream, whose hold grows with it; a
+    whole answer is held for by it only where the most it may cost does not fit.
+    """
     try:
-        return ledger.hold(tenant, hold_nano(peek, plan, tenant))
+        if usual is None:
+            return ledger.hold(tenant, hold_nano(peek, plan, tenant))
+        try:
+            return ledger.hold(tenant, hold_nano(peek, plan, tenant, usual if peek.stream else None))
+        except InsufficientBalance:
+            return ledger.hold(tenant, hold_nano(peek, plan, tenant, usual))
     except InsufficientBalance as error:
         available = error.details.get("available")
         if isinstance(available, str) and peek.metered is None:

@@ -14,6 +14,7 @@ from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome
 from routerx.domain.tenant import Principal
 from routerx.domain.wishes import NO_STEERING, Steering
+from routerx.gateway.growth import Growth
 from routerx.gateway.rescue import Transcript
 from routerx.jsonx import Raw
 from routerx.ledger.base import Hold, Receipt
@@ -122,11 +123,13 @@ class RequestContext:
         "conversation",
         "cut_off",
         "delivered",
+        "draining",
         "dropped",
         "fields",
         "first_s",
         "flags",
         "form",
+        "growth",
         "hold",
         "http_status",
         "inbound",
@@ -162,6 +165,10 @@ class RequestContext:
         self.plan: Plan | None = None
         self.lease: Lease | None = None
         self.hold: Hold | None = None
+        self.growth: Growth | None = None
+        """Of a stream whose hold has to grow with it."""
+        self.draining = False
+        """Its caller has gone, and it is read to its end."""
         self.attempts: list[AttemptRecord] = []
         self.candidate: Candidate | None = None
         """The endpoint being asked; None until the first call is on its way."""

@@ -12,21 +12,23 @@ import msgspec
 from routerx.clock import Clock
 from routerx.dialects.multipart import read_form
 from routerx.domain.call import Operation
-from routerx.domain.failure import Failure, as_client_error
-from routerx.domain.record import Outcome, RequestRecord
+from routerx.domain.failure import Failure, FailureKind, as_client_error
+from routerx.domain.record import BillingMode, Outcome, RequestRecord
+from routerx.domain.tenant import OnDisconnect
 from routerx.errors import RateLimited, RouterXError, ShuttingDown
 from routerx.gateway import metadata
 from routerx.gateway.admit import place_hold, terms_of, tokens_expected
 from routerx.gateway.affinity import Affinity, conversation_of
 from routerx.gateway.attempt import AttemptLoop, deadline_of
 from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
+from routerx.gateway.growth import Growth
 from routerx.gateway.headers import cost_headers, route_headers
 from routerx.gateway.keepalive import KeepAlive
 from routerx.gateway.redact import redacted
-from routerx.gateway.relay import CallerTooSlow, relay
+from routerx.gateway.relay import CallerTooSlow, drain, relay
 from routerx.gateway.rescue import Transcript, is_worth_it
 from routerx.gateway.settle import Settler
-from routerx.gateway.translation import COERCED, lost_in
+from routerx.gateway.translation import COERCED, cut_by_length, lost_in
 from routerx.gateway.wishes import take_wishes
 from routerx.jsonx import request_object
 from routerx.ledger.base import Ledger
@@ -37,6 +39,11 @@ from routerx.routing.shortlist import Ask
 from routerx.routing.state import Measured, RoutingState
 from routerx.tasks import TaskSet
 from routerx.telemetry.metrics import Metrics
+
+DRAINS_MAX = 32
+"""Streams that are read to their end for nobody; beyond it they are cancelled, and what they took is estimated."""
+MONEY_ENDED = b": balance_exhausted\n\n"
+"""A comment before the end of a stream that was cut because no money was left."""
 
 
 class GatewayParts(msgspec.Struct, frozen=True):
@@ -62,10 +69,16 @@ class Gateway:
         self._tasks = TaskSet()
         self._affinity = Affinity()
         self._cutting_off = False
+        self._drains = 0
 
     @property
     def in_flight(self) -> int:
         return len(self._active)
+
+    @property
+    def active(self) -> tuple[RequestContext, ...]:
+        """Requests that have not ended, those that are only read to their end included."""
+        return tuple(self._active.values())
 
     @property
     def cutting_off(self) -> bool:
@@ -108,10 +121,36 @@ class Gateway:
             raise
         except (asyncio.CancelledError, ConnectionError) as error:
             self._interrupted(ctx, slow=isinstance(error, CallerTooSlow))
+            if self._is_to_be_drained(ctx):
+                ctx.draining = True
+                self._active[self._tasks.spawn("drain", self._drain(ctx))] = ctx
             if self._cutting_off and not ctx.delivered:
                 raise _cut_off() from None
             raise
         finally:
+            if not ctx.draining:
+                self._end(ctx)
+            del self._active[task]
+
+    def _is_to_be_drained(self, ctx: RequestContext) -> bool:
+        """Whether a stream whose caller has gone is read to its end, because the provider bills it anyway (row F)."""
+        if ctx.outcome != Outcome.CLIENT_GONE_MIDSTREAM or self._drains >= DRAINS_MAX or ctx.settled:
+            return False
+        wish = ctx.principal.tenant.plan.on_disconnect
+        if not isinstance(ctx.committed, StreamCommit) or wish is OnDisconnect.CANCEL:
+            return False
+        provider = ctx.snapshot.providers[ctx.committed.candidate.endpoint.provider]
+        return wish is OnDisconnect.DRAIN or not provider.abort_stops_billing
+
+    async def _drain(self, ctx: RequestContext) -> None:
+        assert isinstance(ctx.committed, StreamCommit)
+        task = asyncio.current_task()
+        assert task is not None
+        self._drains += 1
+        try:
+            await drain(ctx.committed)
+        finally:
+            self._drains -= 1
             self._end(ctx)
             del self._active[task]
 
@@ -154,7 +193,8 @@ class Gateway:
                 ctx.plan = self._affinity.seated(ctx.conversation, ctx.plan, now_s)
         tokens = tokens_expected(peek, ctx.plan, principal.tenant)
         # The hold first: a request that cannot be paid for must not use up the limits.
-        ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan)
+        usual = parts.settler.usual(principal.tenant.name, peek)
+        ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan, usual)
         ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
 
     async def _committed(self, ctx: RequestContext, client: ClientStream) -> BufferedCommit | StreamCommit:
@@ -204,13 +244,17 @@ class Gateway:
         parts = self._parts
         if ctx.waiting is None or not ctx.waiting.started:
             await client.start(route_headers(ctx) + self._limit_headers(ctx))
-        if _may_be_rescued(ctx, commit):
+        ctx.growth = self._growth(ctx)
+        if _may_be_rescued(ctx, commit) or (ctx.growth is not None and ctx.growth.is_tight):
             ctx.transcript = Transcript(ctx.inbound.dialect, ctx.inbound.request_id)
         try:
             while True:
                 failure = await relay(ctx, commit, client, parts.clock, deadline_of(ctx, commit.candidate.timeouts))
                 if failure is None:
                     break
+                if failure.kind is FailureKind.BALANCE_EXHAUSTED:
+                    await self._end_without_money(ctx, client, failure)
+                    return
                 commit = await self._rescued(ctx, commit, failure)
             tap = commit.tap
             commit.reply.release()
@@ -227,6 +271,31 @@ class Gateway:
             await self._end_in_band(ctx, client, _cut_off())
             return
         await client.finish(metadata.in_stream(ctx, tap.terminal, parts.clock))
+
+    def _growth(self, ctx: RequestContext) -> Growth | None:
+        """Of a stream whose every token costs; None where nothing is held, or output is free."""
+        if ctx.hold is None or ctx.hold.amount_nano == 0 or ctx.terms is None or ctx.peek is None:
+            return None
+        if ctx.billing is not BillingMode.PAID or ctx.terms.card.output_pico == 0 or ctx.peek.metered is not None:
+            return None
+        tokens = ctx.peek.input_tokens_estimate
+        return Growth(self._parts.ledger, ctx.principal.tenant, ctx.hold, ctx.terms, tokens)
+
+    async def _end_without_money(self, ctx: RequestContext, client: ClientStream, failure: Failure) -> None:
+        """The tenant's money has ended: the provider is cancelled, what was delivered is charged, and the answer ends
+        as one that is cut by its length, or in-band where that cannot be said."""
+        ctx.outcome = failure.kind.value
+        ctx.http_status = 200
+        self._end(ctx)
+        if ctx.receipt is not None and ctx.receipt.durable is not None:
+            await ctx.receipt.durable
+        delivered = ctx.transcript.delivered() if ctx.transcript is not None else None
+        if delivered is None:
+            error = as_client_error(failure)
+            frames = ctx.inbound.dialect.encode_stream_error(error, ctx.inbound.request_id, None)
+        else:
+            frames = MONEY_ENDED + cut_by_length(ctx, delivered)
+        await client.finish(frames)
 
     async def _rescued(self, ctx: RequestContext, broken: StreamCommit, failure: Failure) -> StreamCommit:
         """The stream that goes on with one that broke. Raises UpstreamRefused where nobody does."""

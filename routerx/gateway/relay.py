@@ -19,6 +19,9 @@ TAIL_S = 10.0
 """How long to wait for usage and the end mark once every choice has finished: some providers send neither and do not
 close either."""
 
+DRAIN_S = 60.0
+"""How long a stream is read on whose caller has gone."""
+
 
 class CallerTooSlow(ConnectionError):
     """The caller did not take the answer within the total deadline: not the provider's fault, and as good as gone."""
@@ -50,7 +53,8 @@ async def _relay(
     )  # One timer a stream: silence and drips end by it alike.
     try:
         async with total:
-            await _pump(ctx, commit, client)
+            if not await _pump(ctx, commit, client):
+                return Failure(FailureKind.BALANCE_EXHAUSTED, "The balance is used up; what was delivered is charged.")
             if tap.finished and not tap.done:
                 await _tail(commit)
     except UpstreamFault as fault:
@@ -66,9 +70,9 @@ async def _relay(
     return tap.close()
 
 
-async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
-    """Until the last choice has finished, or the stream has ended in any other way."""
-    tap, reply, transcript = commit.tap, commit.reply, ctx.transcript
+async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> bool:
+    """Until the last choice has finished, or the stream has ended in any other way. False: no money is left for it."""
+    tap, reply, transcript, growth = commit.tap, commit.reply, ctx.transcript, ctx.growth
     out = commit.head
     while True:
         if out:
@@ -79,11 +83,29 @@ async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream)
             await client.write(out)
             ctx.writing = False
         if tap.finished or tap.done or tap.failure is not None:
-            return
+            return True
+        while growth is not None and tap.output_chars > growth.covered_bytes:
+            if not growth.extend():
+                return False
         data = await reply.chunk()
         if not data:
-            return
+            return True
         out = tap.feed(data)
+
+
+async def drain(commit: StreamCommit) -> bool:
+    """Read a stream that nobody waits for any more to its end; whether it ended well."""
+    tap = commit.tap
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while not tap.done and tap.failure is None:
+                data = await commit.reply.chunk()
+                if not data:
+                    break
+                tap.feed(data)
+        return tap.close() is None
+    except (TimeoutError, UpstreamFault):
+        return tap.finished
 
 
 async def _tail(commit: StreamCommit) -> None:

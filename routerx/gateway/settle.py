@@ -13,8 +13,10 @@ from routerx.domain.failure import FailureKind
 from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
+from routerx.domain.tenant import BillEmpty
 from routerx.domain.usage import Usage, UsageSource
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
+from routerx.gateway.growth import OutputHistory
 from routerx.ledger.base import Ledger
 from routerx.money import PICO_PER_NANO
 
@@ -24,11 +26,16 @@ CHARS_PER_TOKEN = 4
 WINDOW_TOKENS_MAX = 4_000_000
 """The context of an endpoint that declares none, for telling what usage is absurd: twice the largest there is."""
 
+GENERATING = (Operation.CHAT, Operation.COMPLETIONS)
+EMPTY_TOKENS_MAX = 8
+"""An answer without content has a token or two: the mark of its end."""
+
 ABORTS_PER_HOUR = 30
 ABORT_NANO_PER_HOUR = 500_000_000
 ABORT_KEYS_MAX = 10_000
 
 CLIENT_GONE_LATE = frozenset({Outcome.CLIENT_GONE_MIDSTREAM, Outcome.CLIENT_SLOW})
+CUT_BY_CALLER = frozenset({FailureKind.CLIENT_DEADLINE, FailureKind.BALANCE_EXHAUSTED})
 CLIENT_GONE_EARLY = frozenset({Outcome.CLIENT_GONE_NO_OUTPUT, Outcome.CLIENT_GONE_NONSTREAM})
 
 
@@ -103,6 +110,7 @@ class Settler:
         self._ledger = ledger
         self._clock = clock
         self._allowance = AbortAllowance()
+        self._history = OutputHistory()
 
     def settle(self, ctx: RequestContext) -> RequestRecord | None:
         """Resolve hold and lease, charge, write. Does nothing the second time."""
@@ -163,17 +171,27 @@ class Settler:
             flags=tuple(ctx.flags),
         )
 
+    def usual(self, tenant: str, peek: Peek) -> int | None:
+        """Output tokens per choice that hardly any answer of the model passes for this tenant; None: too few known."""
+        return self._history.expected(tenant, peek.model) if peek.metered is None else None
+
+    def _learn(self, ctx: RequestContext, usage: Usage) -> None:
+        if ctx.peek is not None and ctx.billing is BillingMode.PAID and ctx.peek.operation in GENERATING:
+            tokens = usage.output_tokens // ctx.peek.choices
+            self._history.add(ctx.principal.tenant.name, ctx.peek.model, tokens)
+
     def _consumption(self, ctx: RequestContext, now_s: float) -> Consumption:
         """The charge policy. Only the attempt that answered is ever looked at (row L)."""
         if ctx.outcome == Outcome.OK:
             return self._complete(ctx)
         if ctx.outcome in CLIENT_GONE_LATE:  # Row E: the prompt and what was delivered up to the cancel.
-            ctx.flags.append("cancelled")
+            ctx.flags.append("drained" if ctx.draining and _is_whole(ctx) else "cancelled")
             return self._delivered(ctx, charged=True)
         if ctx.outcome in CLIENT_GONE_EARLY:
             return self._abandoned(ctx, now_s)
-        if ctx.delivered:  # Rows H and K: an answer cut short is not charged, unless the caller wanted no more of it.
-            return self._delivered(ctx, charged=ctx.outcome == FailureKind.CLIENT_DEADLINE)
+        if ctx.delivered:  # Rows H and K: an answer cut short is not charged, unless it is the caller who has no more
+            # time, or no more money.
+            return self._delivered(ctx, charged=ctx.outcome in CUT_BY_CALLER)
         return NOTHING  # Row G, and everything that was refused before it started.
 
     def _complete(self, ctx: RequestContext) -> Consumption:
@@ -185,7 +203,12 @@ class Settler:
             ctx.flags.append("anomaly")
         if isinstance(committed, StreamCommit) and committed.tap.missing_done:
             ctx.flags.append("missing_done")
-        return self._delivered(ctx, charged=True)
+        used = self._delivered(ctx, charged=True)
+        if used.usage is not None and used.source is UsageSource.PROVIDER:
+            self._learn(ctx, used.usage)
+            if used.usage.output_tokens <= EMPTY_TOKENS_MAX and _is_empty(ctx, used.usage):
+                return _of_empty(ctx, used, used.usage)
+        return used
 
     def _delivered(self, ctx: RequestContext, *, charged: bool) -> Consumption:
         """What the provider reported so far, or an estimate from what passed through, capped at the hold."""
@@ -246,6 +269,35 @@ class Settler:
         if ctx.terms is not None and ctx.hold is not None and ctx.billing is BillingMode.PAID:
             usage = capped(usage, ctx.terms, ctx.hold.amount_nano)
         return Consumption(usage, UsageSource.ESTIMATED, charged=charged)
+
+
+def _is_empty(ctx: RequestContext, usage: Usage) -> bool:
+    """A complete answer in which nothing was said. What was not measured has said something."""
+    if ctx.peek is None or ctx.peek.operation not in GENERATING:
+        return False
+    if isinstance(ctx.committed, StreamCommit):
+        return ctx.committed.tap.output_chars == 0
+    assert ctx.committed is not None
+    return usage.output_tokens == 0 and ctx.committed.result.output_chars == 0
+
+
+def _of_empty(ctx: RequestContext, used: Consumption, usage: Usage) -> Consumption:
+    """Row Y."""
+    ctx.flags.append("empty")
+    match ctx.principal.tenant.plan.bill_empty:
+        case BillEmpty.NEVER:
+            return msgspec.structs.replace(used, charged=False)
+        case BillEmpty.INPUT:
+            only_input = msgspec.structs.replace(usage, out_text=0, out_reasoning=0, out_audio=0, out_image=0)
+            return msgspec.structs.replace(used, usage=only_input)
+        case BillEmpty.PROVIDER:
+            return used
+        case _ as never:
+            assert_never(never)
+
+
+def _is_whole(ctx: RequestContext) -> bool:
+    return isinstance(ctx.committed, StreamCommit) and (ctx.committed.tap.finished or ctx.committed.tap.done)
 
 
 def _unreported(committed: BufferedCommit | StreamCommit, usage: Usage, chars: int) -> int:

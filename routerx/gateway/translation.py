@@ -16,7 +16,7 @@ from routerx.dialects.openai_chat.relay.stream import completion_as_stream
 from routerx.dialects.registry import dialect
 from routerx.dialects.tap import EventTap
 from routerx.domain.call import Candidate, Operation, Peek
-from routerx.domain.chat import ChatRequest, Media, MediaKind, Message, Part, ToolResult
+from routerx.domain.chat import ChatRequest, Finish, Media, MediaKind, Message, Part, ToolResult
 from routerx.domain.egress import EgressPolicy, Fetched
 from routerx.domain.embedding import EmbeddingRequest
 from routerx.domain.events import Ended, Event, Failed, Finished, events_of, fold
@@ -24,7 +24,7 @@ from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.policy import Translation
 from routerx.errors import InvalidParameter, MediaUnavailable, TranslationLossy, UnsupportedOperation
 from routerx.gateway.context import RequestContext
-from routerx.gateway.rescue import Rejoin, Rejoining, prefilled
+from routerx.gateway.rescue import Delivered, Rejoin, Rejoining, prefilled
 from routerx.providers.prepare import Draft
 from routerx.providers.quirks import asks_usage
 from routerx.providers.spec import Provider, Wire
@@ -267,6 +267,14 @@ def rejoining_tap(script: Script, rejoin: Rejoin, request_id: str) -> tuple[Even
     if not rejoin.given:  # All of it is this provider's work, and is charged as such where it reports nothing.
         tap.output_chars = sum(len(text.encode("utf-8", "replace")) for _, text in rejoin.runs)
     return tap, rejoining
+
+
+def cut_by_length(ctx: RequestContext, delivered: Delivered) -> bytes:
+    """The end of a stream that is no longer than what the caller has of it."""
+    encoder = ctx.inbound.dialect.source.encoder(_asked(ctx, canonical(ctx)))
+    for event in delivered.retold():
+        encoder.encode(event)
+    return encoder.encode(Finished(Finish.LENGTH)) + encoder.end()
 
 
 def gathered(script: Script, body: bytes, request_id: str) -> list[Event] | Failure:

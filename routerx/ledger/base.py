@@ -159,6 +159,14 @@ class Ledger(Protocol):
         Atomic because it never awaits. `billing: off` and amount 0 get a hold of 0 (storage must still be well)."""
         ...
 
+    def extend(self, tenant: Tenant, hold: Hold, amount_nano: int) -> None:
+        """Set more money aside for the same request, or raise as hold() does and leave the hold as it is."""
+        ...
+
+    def room_nano(self, tenant: str) -> int:
+        """What the tenant could still hold: its balance above the floor, less all holds."""
+        ...
+
     def settle(self, record: RequestRecord, hold: Hold | None) -> Receipt:
         """Resolve the hold, charge the tenant, write the rows: once per request id, whoever calls how often."""
         ...

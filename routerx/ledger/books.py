@@ -85,6 +85,20 @@ class Books:
         self._held_nano += amount_nano
         return Hold(tenant.name, amount_nano, floor_nano)
 
+    def extend(self, tenant: Tenant, hold: Hold, amount_nano: int) -> None:
+        """As Ledger.extend."""
+        assert hold.open
+        assert hold.amount_nano > 0
+        day = day_of(self._clock.now_ns())
+        self._funds[tenant.name].admit(amount_nano, hold.floor_nano, tenant.plan.spend_limit, day)
+        self._held_nano += amount_nano
+        hold.amount_nano += amount_nano
+
+    def room_nano(self, tenant: str) -> int:
+        """As Ledger.room_nano."""
+        funds = self._funds.get(tenant)
+        return funds.room_nano() if funds is not None else 0
+
     def release(self, hold: Hold) -> None:
         """As Ledger.release."""
         if hold.open:

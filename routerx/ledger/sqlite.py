@@ -110,6 +110,12 @@ class SqliteLedger:
     def hold(self, tenant: Tenant, amount_nano: int) -> Hold:
         return self._books.hold(tenant, amount_nano)
 
+    def extend(self, tenant: Tenant, hold: Hold, amount_nano: int) -> None:
+        self._books.extend(tenant, hold, amount_nano)
+
+    def room_nano(self, tenant: str) -> int:
+        return self._books.room_nano(tenant)
+
     def settle(self, record: RequestRecord, hold: Hold | None) -> Receipt:
         receipt, written = self._books.settle(record, hold)
         if written is not None:
