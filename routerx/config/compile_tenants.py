@@ -59,6 +59,7 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
         name=name,
         billing=entry.billing,
         markup_bp=entry.markup,
+        byok_fee_bp=entry.byok_fee,
         limits=Limits(
             rpm=limits.rpm,
             tpm=limits.tpm,
@@ -70,7 +71,6 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
         on_unpriced=on_unpriced,
         hold_output_tokens=entry.hold_output_tokens,
         on_disconnect=entry.on_disconnect,
-        bill_empty=entry.bill_empty,
     )
 
 

@@ -32,7 +32,7 @@ from routerx.config.scalars import (
 )
 from routerx.config.schema_policies import PolicyEntry
 from routerx.domain.model import Capability, Kind
-from routerx.domain.tenant import BillEmpty, Billing, FreeSuffix, OnDisconnect, OnUnpriced
+from routerx.domain.tenant import Billing, FreeSuffix, OnDisconnect, OnUnpriced
 from routerx.providers.quirks import Quirk
 from routerx.providers.spec import Auth
 
@@ -274,6 +274,9 @@ class PlanEntry(Block):
         Billing.PREPAID
     )
     markup: Annotated[PercentBp, Field(description="Added to list prices.")] = 0
+    byok_fee: Annotated[
+        PercentBp, Field(description="Owed, of the list price, for requests made with the caller's own key.")
+    ] = 0
     limits: Annotated[LimitsBlock, Field(description="Ceilings.")] = LimitsBlock()
     spend_limit: Annotated[
         SpendLimitText | None, Field(description="Most that is charged per day, week, month or in total.")
@@ -292,9 +295,6 @@ class PlanEntry(Block):
         OnDisconnect,
         Field(description="A stream whose caller has gone: cancel, drain (read to its end), or auto, by the provider."),
     ] = OnDisconnect.AUTO
-    bill_empty: Annotated[
-        BillEmpty, Field(description="What a complete answer without content is charged: never, input, or provider.")
-    ] = BillEmpty.NEVER
 
 
 class TenantEntry(Block):

@@ -38,15 +38,6 @@ class OnDisconnect(StrEnum):
     """Read to its end, for its actual usage."""
 
 
-class BillEmpty(StrEnum):
-    """What is charged for a complete answer without any content."""
-
-    NEVER = "never"
-    INPUT = "input"
-    PROVIDER = "provider"
-    """What the provider reports."""
-
-
 class Period(StrEnum):
     """Calendar periods in UTC; weeks start on Monday. `total` never resets."""
 
@@ -78,6 +69,8 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
     billing: Billing = Billing.PREPAID
     markup_bp: int = 0
+    byok_fee_bp: int = 0
+    """Of the list price, for requests made with the caller's own key."""
     limits: Limits = Limits()
     spend_limit: SpendLimit | None = None
     free_suffix: FreeSuffix = FreeSuffix.ZERO_PRICED
@@ -85,7 +78,6 @@ class Plan(msgspec.Struct, frozen=True):
     hold_output_tokens: int = 4_096
     """Output tokens held for a request that sets no maximum of its own."""
     on_disconnect: OnDisconnect = OnDisconnect.AUTO
-    bill_empty: BillEmpty = BillEmpty.NEVER
 
 
 class Tenant(msgspec.Struct, frozen=True):

@@ -34,19 +34,6 @@ async def relay(
 
     Raises ConnectionError when the caller has gone, CallerTooSlow when the deadline passed while it was not reading.
     """
-    try:
-        return await _relay(ctx, commit, client, clock, deadline)
-    except ConnectionError:
-        raise
-    except Exception:  # Whatever a provider sends is its fault before it is ours.
-        provider = commit.candidate.endpoint.provider
-        log.exception("a stream of %s could not be read", provider)
-        return Failure(FailureKind.UNREADABLE, f"{provider} sent a stream that cannot be read.")
-
-
-async def _relay(
-    ctx: RequestContext, commit: StreamCommit, client: ClientStream, clock: Clock, deadline: Deadline
-) -> Failure | None:
     tap = commit.tap
     total = asyncio.timeout(
         deadline.at_s - clock.monotonic_s()
@@ -67,7 +54,28 @@ async def _relay(
             raise CallerTooSlow("The caller did not read its answer.") from None
         if not tap.finished:
             return Failure(deadline.kind, "The provider did not finish before the deadline of the request.")
-    return tap.close()
+    return _closed(commit)
+
+
+def _fed(commit: StreamCommit, data: bytes) -> bytes:
+    """What may flow of `data`. Whatever a provider sends is its fault before it is ours: raises UpstreamFault."""
+    try:
+        return commit.tap.feed(data)
+    except Exception:
+        raise UpstreamFault(_unreadable(commit)) from None
+
+
+def _closed(commit: StreamCommit) -> Failure | None:
+    try:
+        return commit.tap.close()
+    except Exception:
+        return _unreadable(commit)
+
+
+def _unreadable(commit: StreamCommit) -> Failure:
+    provider = commit.candidate.endpoint.provider
+    log.exception("a stream of %s could not be read", provider)
+    return Failure(FailureKind.UNREADABLE, f"{provider} sent a stream that cannot be read.")
 
 
 async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> bool:
@@ -90,7 +98,7 @@ async def _pump(ctx: RequestContext, commit: StreamCommit, client: ClientStream)
         data = await reply.chunk()
         if not data:
             return True
-        out = tap.feed(data)
+        out = _fed(commit, data)
 
 
 async def drain(commit: StreamCommit) -> bool:
@@ -102,8 +110,8 @@ async def drain(commit: StreamCommit) -> bool:
                 data = await commit.reply.chunk()
                 if not data:
                     break
-                tap.feed(data)
-        return tap.close() is None
+                _fed(commit, data)
+        return _closed(commit) is None
     except (TimeoutError, UpstreamFault):
         return tap.finished
 
@@ -117,6 +125,6 @@ async def _tail(commit: StreamCommit) -> None:
                 data = await reply.chunk()
                 if not data:
                     return
-                tap.feed(data)
+                _fed(commit, data)
     except TimeoutError:
         return

@@ -13,7 +13,6 @@ from routerx.domain.failure import FailureKind
 from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
-from routerx.domain.tenant import BillEmpty
 from routerx.domain.usage import Usage, UsageSource
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
 from routerx.gateway.growth import OutputHistory
@@ -27,8 +26,6 @@ WINDOW_TOKENS_MAX = 4_000_000
 """The context of an endpoint that declares none, for telling what usage is absurd: twice the largest there is."""
 
 GENERATING = (Operation.CHAT, Operation.COMPLETIONS)
-EMPTY_TOKENS_MAX = 8
-"""An answer without content has a token or two: the mark of its end."""
 
 ABORTS_PER_HOUR = 30
 ABORT_NANO_PER_HOUR = 500_000_000
@@ -137,7 +134,7 @@ class Settler:
         if used.usage is not None and terms is not None:
             pico = usage_pico(used.usage, terms.card)
             provider_cost = with_markup(pico, 0)
-            if used.charged and ctx.billing is BillingMode.PAID:
+            if used.charged and ctx.billing.owes:
                 owed = with_markup(pico, terms.markup_bp)
         endpoint = committed.candidate.endpoint if committed is not None else None
         first_s = ctx.first_s
@@ -206,8 +203,6 @@ class Settler:
         used = self._delivered(ctx, charged=True)
         if used.usage is not None and used.source is UsageSource.PROVIDER:
             self._learn(ctx, used.usage)
-            if used.usage.output_tokens <= EMPTY_TOKENS_MAX and _is_empty(ctx, used.usage):
-                return _of_empty(ctx, used, used.usage)
         return used
 
     def _delivered(self, ctx: RequestContext, *, charged: bool) -> Consumption:
@@ -266,34 +261,9 @@ class Settler:
         return self._estimate(ctx, prompt, charged=True)
 
     def _estimate(self, ctx: RequestContext, usage: Usage, *, charged: bool) -> Consumption:
-        if ctx.terms is not None and ctx.hold is not None and ctx.billing is BillingMode.PAID:
+        if ctx.terms is not None and ctx.hold is not None and ctx.billing.owes:
             usage = capped(usage, ctx.terms, ctx.hold.amount_nano)
         return Consumption(usage, UsageSource.ESTIMATED, charged=charged)
-
-
-def _is_empty(ctx: RequestContext, usage: Usage) -> bool:
-    """A complete answer in which nothing was said. What was not measured has said something."""
-    if ctx.peek is None or ctx.peek.operation not in GENERATING:
-        return False
-    if isinstance(ctx.committed, StreamCommit):
-        return ctx.committed.tap.output_chars == 0
-    assert ctx.committed is not None
-    return usage.output_tokens == 0 and ctx.committed.result.output_chars == 0
-
-
-def _of_empty(ctx: RequestContext, used: Consumption, usage: Usage) -> Consumption:
-    """Row Y."""
-    ctx.flags.append("empty")
-    match ctx.principal.tenant.plan.bill_empty:
-        case BillEmpty.NEVER:
-            return msgspec.structs.replace(used, charged=False)
-        case BillEmpty.INPUT:
-            only_input = msgspec.structs.replace(usage, out_text=0, out_reasoning=0, out_audio=0, out_image=0)
-            return msgspec.structs.replace(used, usage=only_input)
-        case BillEmpty.PROVIDER:
-            return used
-        case _ as never:
-            assert_never(never)
 
 
 def _is_whole(ctx: RequestContext) -> bool:

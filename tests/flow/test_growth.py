@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.flow_kit import planned
-from tests.support.gateway import HELLO, TENANT, running, wait_for
+from tests.support.gateway import HELLO, running, wait_for
 from tests.support.upstream import Ok, ScriptedUpstream, Stream
 
 SLICE_NANO = 1_024 * 2_000
@@ -124,20 +124,3 @@ async def test_a_stream_whose_bill_ends_with_it_is_cancelled(tmp_path: Path) -> 
         assert "cancelled" in row.flags
         await up.requests[0].gone()
         await gw.assert_books_are_clean()
-
-
-@pytest.mark.parametrize(
-    ("bill_empty", "billing", "cost"),
-    [("never", "void", 0), ("input", "paid", 7_000), ("provider", "paid", 7_000 + 2 * 2_000)],
-)
-async def test_an_empty_answer_is_charged_as_the_plan_says(
-    tmp_path: Path, bill_empty: str, billing: str, cost: int
-) -> None:
-    async with ScriptedUpstream() as up, running(tmp_path, planned(up.url, bill_empty=bill_empty)) as gw:
-        up.default = Stream([], usage=(7, 2))
-        assert (await gw.chat("solo", stream=True)).status == 200
-        row = await gw.settled()
-        assert (row.outcome, row.billing.value, row.cost_nano) == ("ok", billing, cost)
-        assert "empty" in row.flags
-        await gw.assert_books_are_clean()
-        assert gw.funds(TENANT).held_nano == 0

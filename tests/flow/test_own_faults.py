@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from routerx.dialects.openai_chat.tap import OpenAITap
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
+from routerx.http.answer import CallerStream
 from tests.flow.flow_kit import OPENING
 from tests.support.gateway import config, running
 from tests.support.upstream import ScriptedUpstream, Stream
@@ -61,7 +61,7 @@ async def test_fault_in_the_middle_of_a_stream_cuts_it(
         def fail(*_: object) -> bytes:
             raise Planted("hush")
 
-        monkeypatch.setattr(OpenAITap, "feed", fail)
+        monkeypatch.setattr(CallerStream, "write", fail)
         gate.set()
         reply = await caller.reply(head, seen)
 
