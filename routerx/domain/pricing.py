@@ -64,6 +64,12 @@ class PriceSnapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     card: PriceCard
     markup_bp: int = 0
+    """Basis points on the list price. Below 0 with the caller's own key: -9900 leaves a fee of 1% of it."""
+
+
+def fee_terms(card: PriceCard, fee_bp: int) -> PriceSnapshot:
+    """The terms of a request made with the caller's own key: all it owes is `fee_bp` basis points of the list price."""
+    return PriceSnapshot(card, fee_bp - BP)
 
 
 def _or(value: int | None, default: int) -> int:

@@ -9,12 +9,20 @@ from routerx.domain.usage import Usage, UsageSource
 
 
 class BillingMode(StrEnum):
-    """How a request is billed. `off`: the plan meters without charging; `void`: it failed, nothing is owed."""
+    """How a request is billed. `byok`: with the caller's own key, so at most a fee is owed; `cached`: answered from the
+    response cache; `off`: the plan meters without charging; `void`: it failed, nothing is owed."""
 
     PAID = "paid"
+    BYOK = "byok"
     FREE = "free"
+    CACHED = "cached"
     OFF = "off"
     VOID = "void"
+
+    @property
+    def owes(self) -> bool:
+        """Whether the cost of such a request is held and charged."""
+        return self is BillingMode.PAID or self is BillingMode.BYOK
 
 
 class Outcome:

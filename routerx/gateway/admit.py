@@ -3,7 +3,7 @@
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Operation, Peek, Plan
 from routerx.domain.model import Endpoint
-from routerx.domain.pricing import BP, PriceSnapshot, ceiling_nano, cost_nano
+from routerx.domain.pricing import BP, PriceSnapshot, ceiling_nano, cost_nano, fee_terms
 from routerx.domain.record import BillingMode
 from routerx.domain.tenant import Billing, Principal, Tenant
 from routerx.domain.usage import Usage
@@ -45,11 +45,15 @@ def _lookup(key: str | None, snapshot: Snapshot, ledger: Ledger) -> Principal:
 def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMode, PriceSnapshot | None]:
     """How a request answered by `endpoint` is billed, and on which terms; None where the endpoint has no price."""
     if endpoint.price is None:
-        return (BillingMode.OFF if tenant.plan.billing is Billing.OFF else BillingMode.FREE), None
+        if tenant.plan.billing is Billing.OFF:
+            return BillingMode.OFF, None
+        return (BillingMode.BYOK if plan.own_key and not plan.free else BillingMode.FREE), None
     terms = PriceSnapshot(endpoint.price, tenant.plan.markup_bp)
     if tenant.plan.billing is Billing.OFF:
         return BillingMode.OFF, terms
-    if plan.free or plan.own_key or endpoint.price.is_free:  # With its own key the caller pays the provider itself.
+    if plan.own_key and not plan.free:  # The caller pays the provider itself, and at most a fee here (row Q).
+        return BillingMode.BYOK, fee_terms(endpoint.price, tenant.plan.byok_fee_bp)
+    if plan.free or endpoint.price.is_free:
         return BillingMode.FREE, terms
     return BillingMode.PAID, terms
 
@@ -85,7 +89,7 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant, usual: int | None = None) 
     for candidate in plan.candidates:
         endpoint = candidate.endpoint
         billing, terms = terms_of(endpoint, plan, tenant)
-        if billing is not BillingMode.PAID or terms is None:
+        if not billing.owes or terms is None:
             continue
         if peek.metered is not None:
             nano = cost_nano(peek.metered.most, terms)
@@ -124,7 +128,7 @@ def affordable_output_tokens(available_nano: int, peek: Peek, plan: Plan, tenant
     best = 0
     for candidate in plan.candidates:
         billing, terms = terms_of(candidate.endpoint, plan, tenant)
-        if billing is not BillingMode.PAID or terms is None or terms.card.output_pico == 0:
+        if not billing.owes or terms is None or terms.card.output_pico == 0:
             continue
         left = available_nano - cost_nano(Usage(in_fresh=peek.input_tokens_estimate), terms)
         per_token = terms.card.output_pico * (BP + terms.markup_bp) * peek.choices

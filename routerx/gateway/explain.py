@@ -25,10 +25,10 @@ from routerx.domain.explanation import (
 )
 from routerx.domain.model import Endpoint
 from routerx.domain.policy import Policy
-from routerx.domain.pricing import PriceSnapshot, ceiling_nano, cost_nano
+from routerx.domain.pricing import ceiling_nano, cost_nano
 from routerx.domain.tenant import Billing, Tenant
 from routerx.errors import InvalidParameter, RouterXError
-from routerx.gateway.admit import hold_nano, output_tokens_expected, tokens_expected
+from routerx.gateway.admit import hold_nano, output_tokens_expected, terms_of, tokens_expected
 from routerx.gateway.attempt import first_token_deadline_s
 from routerx.gateway.context import Inbound
 from routerx.gateway.metadata import tellable
@@ -246,11 +246,11 @@ def _price(endpoint: Endpoint) -> PriceTold | None:
 
 def _most_nano(case: _Case, plan: Plan, endpoint: Endpoint) -> int | None:
     tenant, peek = case.tenant, case.peek
-    if endpoint.price is None:
+    billing, terms = terms_of(endpoint, plan, tenant)
+    if terms is None:
         return None
-    if plan.free or plan.own_key or tenant.plan.billing is Billing.OFF:
+    if not billing.owes:
         return 0
-    terms = PriceSnapshot(endpoint.price, tenant.plan.markup_bp)
     if peek.metered is not None:
         return cost_nano(peek.metered.most, terms)
     return ceiling_nano(terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant))

@@ -13,7 +13,7 @@ from routerx.clock import Clock
 from routerx.dialects.multipart import read_form
 from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, FailureKind, as_client_error
-from routerx.domain.record import BillingMode, Outcome, RequestRecord
+from routerx.domain.record import Outcome, RequestRecord
 from routerx.domain.tenant import OnDisconnect
 from routerx.errors import RateLimited, RouterXError, ShuttingDown
 from routerx.gateway import metadata
@@ -276,7 +276,7 @@ class Gateway:
         """Of a stream whose every token costs; None where nothing is held, or output is free."""
         if ctx.hold is None or ctx.hold.amount_nano == 0 or ctx.terms is None or ctx.peek is None:
             return None
-        if ctx.billing is not BillingMode.PAID or ctx.terms.card.output_pico == 0 or ctx.peek.metered is not None:
+        if not ctx.billing.owes or ctx.terms.card.output_pico == 0 or ctx.peek.metered is not None:
             return None
         tokens = ctx.peek.input_tokens_estimate
         return Growth(self._parts.ledger, ctx.principal.tenant, ctx.hold, ctx.terms, tokens)

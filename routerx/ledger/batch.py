@@ -26,6 +26,17 @@ def link(prev_hash: bytes, values: Sequence[object]) -> bytes:
     return hashlib.sha256(prev_hash + _encode(values)).digest()
 
 
+class About(msgspec.Struct, frozen=True, gc=False):
+    """What a transfer is about. `request` is the number of the row whose id is `request_id`."""
+
+    request_id: str | None = None
+    request: int | None = None
+    reference: str | None = None
+    reverses: int | None = None
+    actor: str | None = None
+    note: str | None = None
+
+
 class BooksState:
     """What the writer knows of the file as of the last commit."""
 
@@ -68,6 +79,11 @@ class BooksState:
         )
 
 
+_LAST_REQUEST = """
+SELECT max(coalesce((SELECT max(n) FROM requests), 0),
+           coalesce((SELECT request FROM watermarks ORDER BY id DESC LIMIT 1), 0))"""
+
+
 def load_state(connection: sqlite3.Connection) -> BooksState:
     """Read the state back from the file."""
     state = BooksState()
@@ -82,7 +98,7 @@ def load_state(connection: sqlite3.Connection) -> BooksState:
     row = connection.execute("SELECT id, hash, ts_ns FROM transfers ORDER BY id DESC LIMIT 1").fetchone()
     if row is not None:
         state.last_transfer, state.last_transfer_hash, state.last_ts_ns = row
-    (state.last_request,) = connection.execute("SELECT coalesce(max(n), 0) FROM requests").fetchone()
+    (state.last_request,) = connection.execute(_LAST_REQUEST).fetchone()
     row = connection.execute("SELECT id, hash, ts_ns FROM audit ORDER BY id DESC LIMIT 1").fetchone()
     if row is not None:
         state.last_audit, state.last_audit_hash, audit_ts_ns = row
@@ -259,10 +275,9 @@ class Batch:
         parties: tuple[int, int, int],
         amount_nano: int,
         now_ns: int,
-        about: tuple[str | None, str | None, str | None, str | None],
+        about: About,
     ) -> tuple[int, int, int]:
-        """Move money: (id, time, the tenant's new balance). `parties` are (debit, credit, tenant) accounts, `about`
-        (request id, reference, actor, note); a request is the one that `request()` was last called for."""
+        """Move money: (id, time, the tenant's new balance). `parties` are (debit, credit, tenant) accounts."""
         debit, credit, tenant = parties
         self.balances[debit] = self.balance(debit) - amount_nano
         self.balances[credit] = self.balance(credit) + amount_nano
@@ -277,13 +292,11 @@ class Batch:
         if previous is None:
             previous = self._base.latest.get(tenant)
         self.latest[tenant] = number
-        request_id, reference, actor, note = about
         head = (number, ts_ns, kind, debit, credit, amount_nano, tenant, balance, previous)
-        tail = (reference, None, actor, note)
+        tail = (about.reference, about.reverses, about.actor, about.note)
         prev_hash = self.last_transfer_hash
-        self.last_transfer_hash = link(prev_hash, (*head, request_id, *tail))
-        request = None if request_id is None else self.last_request
-        self._transfers.append((*head, request, *tail, prev_hash, self.last_transfer_hash))
+        self.last_transfer_hash = link(prev_hash, (*head, about.request_id, *tail))
+        self._transfers.append((*head, about.request, *tail, prev_hash, self.last_transfer_hash))
         return number, ts_ns, balance
 
     def request(self, values: tuple[Any, ...], attempts: Sequence[tuple[Any, ...]]) -> None:
@@ -347,12 +360,12 @@ class Batch:
         base.last_ts_ns = self.last_ts_ns
         base.next_account = self.next_account
 
-    def settle(self, account: int, request_id: str, amounts: tuple[int, int], now_ns: int) -> None:
-        """The money of the request appended last: `amounts` are (charged, written off)."""
+    def settle(self, account: int, kind: str, request_id: str, amounts: tuple[int, int], now_ns: int) -> None:
+        """The money of the request appended last: `amounts` are (charged, written off), `kind` that of the charge."""
         charged, written_off = amounts
-        about = (request_id, None, None, None)
+        about = About(request_id=request_id, request=self.last_request)
         if charged:
-            self.transfer("charge", (account, HOUSE_REVENUE, account), charged, now_ns, about)
+            self.transfer(kind, (account, HOUSE_REVENUE, account), charged, now_ns, about)
         if written_off:
             self.transfer("writeoff", (HOUSE_WRITEOFF, HOUSE_REVENUE, account), written_off, now_ns, about)
 

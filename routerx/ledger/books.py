@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from routerx.clock import Clock
-from routerx.domain.record import BillingMode, Outcome, RequestRecord
+from routerx.domain.record import Outcome, RequestRecord
 from routerx.domain.tenant import Billing, Period, Tenant
 from routerx.errors import NotFound, RouterXError, StorageBusy, StorageUnavailable
 from routerx.ledger import writer
@@ -125,7 +125,7 @@ class Books:
                 held_nano, floor_nano = hold.amount_nano, hold.floor_nano
         charged = written_off = 0
         future: asyncio.Future[None] | None = None
-        if record.cost_nano > 0 and record.billing is BillingMode.PAID:
+        if record.cost_nano > 0 and record.billing.owes:
             charged, written_off = funds.charge(record.cost_nano, held_nano, floor_nano)
             future = self._loop.create_future()
             if written_off:

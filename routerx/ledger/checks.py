@@ -66,12 +66,32 @@ class TransferCheck(msgspec.Struct, frozen=True):
     request_billing: str | None
     charged: int | None
     written_off: int | None
+    corrected: int | None
+    """The charge that a refund or a re-rating corrects, with what is known of it; None where there is none."""
+    corrected_kind: str | None
+    corrected_tenant: int | None
+    corrected_amount: int | None
+    refunded: int | None
+    """nano-USD of that charge refunded, this transfer included."""
+    rerated: int | None
+    """nano-USD of that charge given back by re-rating, this transfer included; below 0 where more was charged."""
 
 
 TRANSFERS = """
 SELECT t.id, t.ts_ns, t.kind, t.debit, t.credit, t.amount, t.tenant, t.balance, t.previous, r.id, t.ext_ref, t.reverses,
-       t.actor, t.note, t.prev_hash, t.hash, t.request, r.tenant, r.billing, r.charged, r.written_off
-FROM transfers AS t LEFT JOIN requests AS r ON r.n = t.request
+       t.actor, t.note, t.prev_hash, t.hash, t.request, r.tenant, r.billing, r.charged, r.written_off,
+       c.id, c.kind, c.tenant, c.amount,
+       CASE WHEN c.id IS NOT NULL THEN
+         (SELECT coalesce(sum(f.amount), 0) FROM transfers AS f WHERE f.reverses = c.id AND f.id <= t.id) END,
+       CASE WHEN c.id IS NOT NULL THEN
+         (SELECT coalesce(sum(CASE a.credit WHEN a.tenant THEN a.amount ELSE -a.amount END), 0) FROM transfers AS a
+          WHERE a.request = c.request AND a.kind = 'adjustment' AND a.id <= t.id) END
+FROM transfers AS t
+LEFT JOIN requests AS r ON r.n = t.request
+LEFT JOIN transfers AS c ON c.id = CASE t.kind
+  WHEN 'refund' THEN t.reverses
+  WHEN 'adjustment' THEN
+    (SELECT x.id FROM transfers AS x WHERE x.request = t.request AND x.kind IN ('charge', 'byok_fee')) END
 WHERE t.id > ? ORDER BY t.id LIMIT ?"""
 
 
@@ -98,22 +118,25 @@ def transfer(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
         yield "I1", f"transfer {t.id} says balance {t.balance}, its tenant's transfers add up to {expected}"
     if (t.debit, t.credit) not in _parties(t):
         yield "I17", f"transfer {t.id} ({t.kind}) moves money between the wrong accounts {t.debit} and {t.credit}"
-    if t.kind in ("opening", "topup") and not t.ext_ref:
+    if t.kind in ("opening", "topup", "refund") and not t.ext_ref:
         yield "I19", f"transfer {t.id} ({t.kind}) has no reference"
-    if t.kind in ("charge", "writeoff"):
+    if t.request is not None:
         yield from _for_request(t)
+    if t.kind == "refund" or (t.kind == "adjustment" and t.request is not None):
+        yield from _given_back(t)
 
 
 def _parties(t: TransferCheck) -> tuple[tuple[int, int], ...]:
     match t.kind:
         case "opening" | "topup":
             return ((HOUSE_CASH, t.tenant),)
-        case "charge":
+        case "charge" | "byok_fee":
             return ((t.tenant, HOUSE_REVENUE),)
         case "writeoff":
             return ((HOUSE_WRITEOFF, HOUSE_REVENUE),)
         case "adjustment":
-            return (HOUSE_CASH, t.tenant), (t.tenant, HOUSE_CASH)
+            house = HOUSE_CASH if t.request is None else HOUSE_REVENUE
+            return (house, t.tenant), (t.tenant, house)
         case "refund":
             return ((HOUSE_REVENUE, t.tenant),)
     return ()
@@ -124,12 +147,33 @@ def _for_request(t: TransferCheck) -> Iterator[tuple[str, str]]:
     if t.request_id is None:
         yield "I6", f"transfer {t.id} ({t.kind}) is for request row {t.request}, which is not there"
         return
-    if t.request_billing != "paid":
+    if t.request_billing != ("byok" if t.kind == "byok_fee" else "paid") and not _corrects(t):
         yield "I6", f"transfer {t.id} ({t.kind}) is for request {t.request_id!r}, billed {t.request_billing!r}"
     if t.request_tenant != t.tenant:
         yield "I17", f"transfer {t.id} ({t.kind}) charges another tenant than that of request {t.request_id!r}"
-    if t.amount != (t.charged if t.kind == "charge" else t.written_off):
+    if t.kind != "adjustment" and t.amount != (t.written_off if t.kind == "writeoff" else t.charged):
         yield "I5", f"transfer {t.id} ({t.kind}) moves another amount than request {t.request_id!r} says"
+
+
+def _corrects(t: TransferCheck) -> bool:
+    """Whether it is a kind that requests of both ways of paying may have."""
+    return t.kind in ("writeoff", "adjustment") and t.request_billing in OWED
+
+
+def _given_back(t: TransferCheck) -> Iterator[tuple[str, str]]:
+    """I10: nobody gets back more than was charged, nor what somebody else was charged."""
+    given_nano = t.amount if t.credit == t.tenant else -t.amount
+    if t.corrected is None or t.corrected_amount is None or t.refunded is None or t.rerated is None:
+        if given_nano > 0:
+            yield "I10", f"transfer {t.id} ({t.kind}) gives back what was not charged"
+        return
+    if t.corrected_kind not in ("charge", "byok_fee") or t.corrected_tenant != t.tenant:
+        yield "I10", f"transfer {t.id} ({t.kind}) corrects transfer {t.corrected}, of another tenant or no charge"
+    if given_nano > 0 and max(t.refunded, t.refunded + t.rerated) > t.corrected_amount:
+        yield "I10", f"with transfer {t.id} ({t.kind}) more is given back of transfer {t.corrected} than it charged"
+
+
+OWED = ("paid", "byok")
 
 
 class RequestCheck(msgspec.Struct, frozen=True):
@@ -151,6 +195,7 @@ class RequestCheck(msgspec.Struct, frozen=True):
     attempts: int
     flags: str
     settled_ns: int
+    charge_kind: str | None
     charge_amount: int | None
     charge_tenant: int | None
     writeoff_amount: int | None
@@ -163,9 +208,9 @@ class RequestCheck(msgspec.Struct, frozen=True):
 REQUESTS = """
 SELECT r.n, r.id, r.tenant, r.key_id, r.outcome, r.billing, r.usage, r.usage_source, r.price, r.cost, r.charged,
        r.written_off, r.held, r.attempts, r.flags, r.settled_ns,
-       c.amount, c.tenant, w.amount, k.tenant, a.rows_, a.won, a.last
+       c.kind, c.amount, c.tenant, w.amount, k.tenant, a.rows_, a.won, a.last
 FROM requests AS r
-LEFT JOIN transfers AS c ON c.request = r.n AND c.kind = 'charge'
+LEFT JOIN transfers AS c ON c.request = r.n AND c.kind IN ('charge', 'byok_fee')
 LEFT JOIN transfers AS w ON w.request = r.n AND w.kind = 'writeoff'
 LEFT JOIN keys AS k ON k.id = r.key_id
 LEFT JOIN (SELECT request, count(*) AS rows_, sum(won) AS won, max(n) AS last FROM attempts
@@ -200,12 +245,14 @@ def request(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
 
 def _charge(r: RequestCheck) -> Iterator[tuple[str, str]]:
     """I5, I6, I8, I9 from the request's side."""
-    if r.billing != "paid":
+    if r.billing not in OWED:
         if r.charged or r.written_off or r.charge_amount is not None or r.writeoff_amount is not None:
             yield "I6", f"request {r.id!r} is charged although it is billed {r.billing!r}"
         return
     if (r.charge_amount if r.charge_amount is not None else 0) != r.charged:
         yield "I5", f"request {r.id!r} was charged {r.charged}, its transfer says {r.charge_amount}"
+    if r.charge_kind is not None and (r.charge_kind == "byok_fee") != (r.billing == "byok"):
+        yield "I6", f"request {r.id!r}, billed {r.billing!r}, was charged by a transfer of kind {r.charge_kind!r}"
     if r.charge_tenant is not None and r.charge_tenant != r.tenant:
         yield "I17", f"request {r.id!r} was charged to another tenant"
     if (r.writeoff_amount if r.writeoff_amount is not None else 0) != r.written_off:

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from routerx.domain.record import AttemptRecord, RequestRecord
+from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
 from routerx.domain.tenant import Principal
 from routerx.errors import Conflict, InvalidParameter
 from routerx.ledger.base import KeyRow, TransferRow
-from routerx.ledger.batch import Batch
+from routerx.ledger.batch import About, Batch
 from routerx.ledger.schema import HOUSE_CASH
 from routerx.money import MAX_NANO, format_usd
 from routerx.secrets import key_id
@@ -99,7 +99,8 @@ class Settle(Op):
         )
         batch.count(account, self.day, charged)
         if charged or self.written_off_nano:
-            batch.settle(account, record.id, (charged, self.written_off_nano), self.now_ns)
+            kind = "byok_fee" if record.billing is BillingMode.BYOK else "charge"
+            batch.settle(account, kind, record.id, (charged, self.written_off_nano), self.now_ns)
         return None
 
     def apply_checked(self, batch: Batch) -> object:
@@ -178,7 +179,7 @@ class Post(Op):
             )
         into = posting.amount_nano > 0
         parties = (HOUSE_CASH, account, account) if into else (account, HOUSE_CASH, account)
-        about = (None, posting.reference, posting.actor, posting.note)
+        about = About(reference=posting.reference, actor=posting.actor, note=posting.note)
         posted = batch.transfer(posting.kind, parties, abs(posting.amount_nano), posting.now_ns, about)
         batch.audit(
             posting.actor,

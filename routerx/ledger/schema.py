@@ -159,7 +159,7 @@ INDEXES = (
 )
 
 
-def _guard(table: str, event: str, condition: str = "") -> str:
+def guard(table: str, event: str, condition: str = "") -> str:
     """A trigger that refuses `event` (DELETE, UPDATE, UPDATE OF …) on `table`."""
     name = f"{table}_no_{event.split()[0].lower()}"
     return (
@@ -170,13 +170,13 @@ def _guard(table: str, event: str, condition: str = "") -> str:
 
 GUARDS = (
     *(
-        _guard(table, event)
+        guard(table, event)
         for table in ("transfers", "requests", "attempts", "audit")
         for event in ("UPDATE", "DELETE")
     ),
-    *(_guard(table, "DELETE") for table in ("accounts", "keys", "days")),
-    _guard("accounts", "UPDATE OF id, kind, name, created_ns"),
-    _guard(
+    *(guard(table, "DELETE") for table in ("accounts", "keys", "days")),
+    guard("accounts", "UPDATE OF id, kind, name, created_ns"),
+    guard(
         "keys",
         "UPDATE",
         "WHEN OLD.revoked_ns IS NOT NULL OR NEW.digest IS NOT OLD.digest OR NEW.tenant IS NOT OLD.tenant ",
@@ -201,4 +201,4 @@ INITIAL = (
 """Everything migration 1 makes, in order."""
 
 TABLES = ("accounts", "requests", "attempts", "transfers", "keys", "suspensions", "days", "audit")
-"""The tables that `ledger verify` expects to enforce their types."""
+"""The tables whose types `ledger verify` expects to be enforced, in every version."""

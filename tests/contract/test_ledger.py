@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano
+from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano, fee_terms
 from routerx.domain.record import BillingMode
 from routerx.domain.tenant import Billing, Period, Principal
 from routerx.domain.usage import Usage, UsageSource
@@ -215,7 +215,7 @@ async def test_what_nothing_can_pay_is_written_off_whole(ledger: Ledger):
     assert (receipt.charged_nano, receipt.written_off_nano) == (0, USD)
 
 
-@pytest.mark.parametrize("billing", [BillingMode.FREE, BillingMode.OFF, BillingMode.VOID])
+@pytest.mark.parametrize("billing", [BillingMode.FREE, BillingMode.CACHED, BillingMode.OFF, BillingMode.VOID])
 async def test_only_paid_requests_are_charged(ledger: Ledger, billing: BillingMode):
     acme = tenant(opening=USD)
     await ledger.sync_tenants([acme])
@@ -227,6 +227,28 @@ async def test_only_paid_requests_are_charged(ledger: Ledger, billing: BillingMo
     assert (receipt.charged_nano, receipt.written_off_nano, receipt.durable) == (0, 0, None)
     assert ledger.funds("acme").balance_nano == USD
     assert ledger.held_nano() == 0
+
+
+async def test_an_own_key_owes_a_fee_that_is_no_charge(ledger: Ledger, backend: Backend):
+    acme = tenant(opening=USD)
+    await ledger.sync_tenants([acme])
+    terms = fee_terms(PriceCard(2_500_000, 10_000_000), 100)
+    usage = Usage(in_fresh=1_001, out_text=5)
+    fee = -(-(1_001 * 2_500_000 + 5 * 10_000_000) // 100_000)
+    hold = ledger.hold(acme, fee)
+    receipt = ledger.settle(record(fee, billing=BillingMode.BYOK, usage=usage, price=terms), hold)
+    await receipt.durable
+    assert receipt.charged_nano == fee
+    ledger = await backend.open()
+    assert ledger.funds("acme").balance_nano == USD - fee
+    rows = await ledger.transfers("acme", 10)
+    assert [(row.kind, row.amount_nano) for row in rows] == [("opening", USD), ("byok_fee", -fee)]
+
+
+async def test_an_own_key_without_a_fee_owes_nothing(ledger: Ledger):
+    terms = fee_terms(PriceCard(2_500_000, 10_000_000), 0)
+    free = record(0, "poor", billing=BillingMode.BYOK, price=terms)
+    assert ledger.settle(free, ledger.hold(tenant("poor"), 0)).durable is None
 
 
 async def test_an_estimate_may_be_capped_at_its_hold(ledger: Ledger):

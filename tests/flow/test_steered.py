@@ -79,13 +79,32 @@ async def test_a_callers_own_key_is_sent_and_costs_nothing_here(tmp_path: Path) 
         assert reply.status == 200
         assert up.requests[0].headers["authorization"] == f"Bearer {OWN_KEY}"
         row = await gw.settled()
-        assert row.billing.value != "paid"
+        assert row.billing.value == "byok"
         assert (row.cost_nano, row.held_nano) == (0, 0)
         assert "byok" in row.flags
         assert OWN_KEY not in repr(row)
         assert (await gw.chat("duo")).status == 200  # And the next request goes by the house's key again.
         assert up.requests[1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
         await gw.assert_books_are_clean()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_plan_may_ask_a_fee_for_a_callers_own_key(tmp_path: Path, stream: bool) -> None:
+    """A share of the list price, held and charged as a kind of its own; markup is for the house's keys."""
+    async with ScriptedUpstream() as up:
+        value = config(up.url)
+        value["plans"]["prepaid"] |= {"byok_fee": "10%", "markup": "50%"}
+        async with running(tmp_path, value) as gw:
+            before = gw.funds().balance_nano
+            assert (await chat(gw, "solo", {"X-RouterX-API-Key": OWN_KEY}, stream=stream)).status == 200
+            row = await gw.settled()
+            assert row.billing.value == "byok"
+            assert row.cost_nano == -(-row.provider_cost_nano // 10) > 0
+            assert row.held_nano >= row.cost_nano
+            assert gw.funds().balance_nano == before - row.cost_nano
+            kinds = [transfer.kind for transfer in await gw.runtime.ledger.transfers(row.tenant, 10)]
+            assert kinds[-1] == "byok_fee"
+            await gw.assert_books_are_clean()
 
 
 @pytest.mark.parametrize("status", [401, 403])

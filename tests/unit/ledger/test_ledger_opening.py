@@ -14,6 +14,7 @@ from routerx.errors import LedgerLocked, LedgerUnusable
 from routerx.ledger import database, migrations
 from routerx.ledger.database import connect, inspect
 from routerx.ledger.lock import DataDirLock
+from routerx.ledger.migrations import SCHEMA_VERSION
 from routerx.ledger.sqlite import open_ledger
 from tests.support.clock import ManualClock
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, options, pay, query, tenant
@@ -246,18 +247,18 @@ def test_a_migration_that_fails_leaves_the_file_at_a_whole_version(tmp_path: Pat
     connection = database.open_writer(path, "full", 5.0, connect)
     migrations.migrate(connection, 0, 1)
 
-    def m002_broken(connection: sqlite3.Connection) -> None:
+    def broken(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE half(x)")
         raise sqlite3.OperationalError("no")
 
-    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, m002_broken))
-    monkeypatch.setattr(migrations, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, broken))
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     with pytest.raises(sqlite3.OperationalError):
-        migrations.migrate(connection, 1, 2)
+        migrations.migrate(connection, SCHEMA_VERSION, 2)
     connection.close()
-    assert inspect(path, 5.0) == 1
+    assert inspect(path, 5.0) == SCHEMA_VERSION
     assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'half'") == []
-    assert query(path, "SELECT version, name FROM migrations") == [(1, "m001_initial")]
+    assert query(path, "SELECT max(version) FROM migrations") == [(SCHEMA_VERSION,)]
 
 
 async def test_every_start_is_counted_and_the_scale_is_written_down(tmp_path: Path):
@@ -265,7 +266,7 @@ async def test_every_start_is_counted_and_the_scale_is_written_down(tmp_path: Pa
         async with opened(tmp_path):
             pass
     meta = dict(query(ledger_file(tmp_path), "SELECT key, value FROM meta"))
-    assert (meta["boots"], meta["scale"], meta["schema"]) == ("3", "9", "1")
+    assert (meta["boots"], meta["scale"], meta["schema"]) == ("3", "9", str(SCHEMA_VERSION))
 
 
 GUARDED = [
