@@ -122,7 +122,9 @@ class AttemptLoop:
                     raise self._given_up(ctx, last)
                 if unsayable is not None and not passed_over:  # Else somebody may take it later.
                     raise unsayable
-                raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s())
+                assert ctx.peek is not None
+                tokens = ctx.peek.tokens_likely
+                raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s(), tokens)
             if tries == 0 and has_next and plan.policy.hedge_after_s is not None:
                 result, attempt, index = await self._hedged(ctx, attempt, index, plan.policy.hedge_after_s)
             else:

@@ -113,7 +113,7 @@ def _by_merit(options: list[Option], view: OrderView, state: RoutingState, now_s
 def _merits(options: list[Option], view: OrderView, state: RoutingState, now_s: float) -> list[int | None]:
     """A step on the scale of the sort for each option, lower is better; None where nothing was measured."""
     if view.sort is Sort.THROUGHPUT:
-        rates = [state.throughput(option.endpoint.key, now_s) for option in options]
+        rates = [_rate(option.endpoint, state, now_s) for option in options]
         return [None if rate is None else -_step(rate) for rate in rates]
     waits = [_wait_s(option.endpoint, view, state, now_s) for option in options]
     weights = SCORES.get(view.sort)
@@ -140,13 +140,23 @@ def _wait_s(endpoint: Endpoint, view: OrderView, state: RoutingState, now_s: flo
     latency_s = state.latency_s(endpoint.key, now_s, stream=view.stream)
     if latency_s is None:
         return None
+    return latency_s / _reliance(endpoint, state, now_s)
+
+
+def _rate(endpoint: Endpoint, state: RoutingState, now_s: float) -> float | None:
+    """Its output tokens a second; of one that fails now and then as much fewer."""
+    rate = state.throughput(endpoint.key, now_s)
+    return None if rate is None else rate * _reliance(endpoint, state, now_s)
+
+
+def _reliance(endpoint: Endpoint, state: RoutingState, now_s: float) -> float:
     up = max(state.uptime(endpoint.key, now_s), 0.1)
-    return latency_s / (up * up)
+    return up * up
 
 
 def _step(value: float) -> int:
     """Equal within a tenth."""
-    return int(10.0 * math.log(max(value, 1e-3)))
+    return math.floor(10.0 * math.log(max(value, 1e-3)))
 
 
 def _price(endpoint: Endpoint) -> float:

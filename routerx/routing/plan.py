@@ -6,6 +6,8 @@ the state; per request only circuits, sizes and latencies are looked at. Synchro
 
 import math
 
+import msgspec
+
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Candidate, Exclusion, Peek, Plan
 from routerx.errors import NoHealthyUpstream, UpstreamsLimited
@@ -42,7 +44,8 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
         ready = []
         for option in group:
             # What keeps the house's keys from being used says nothing of a caller's own.
-            if ask.own_key or state.ready_s(option.provider, option.candidate.endpoint.key, now_s) <= now_s:
+            tokens = peek.tokens_likely if option.provider.limits_tokens else 1
+            if ask.own_key or state.ready_s(option.provider, option.candidate.endpoint.key, now_s, tokens) <= now_s:
                 ready.append(option)
             else:
                 blocked.append(option)
@@ -59,12 +62,12 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
             ready = arrange(ready, view, state, now_s)
         candidates += [option.candidate for option in ready]
     if blocked:
-        out = tuple(_exclusion(option, state, now_s) for option in blocked)
+        lack = _lack(blocked, state, now_s, peek.tokens_likely)
         if not candidates:
-            error = _none_ready(shortlist.model, blocked, out, state, now_s)
-            error.excluded = tuple((one.endpoint, one.rule) for one in excluded + out)
+            error = _none_ready(shortlist.model, lack, now_s)
+            error.excluded = tuple((one.endpoint, one.rule) for one in excluded + lack.out)
             raise error
-        excluded += out
+        excluded += lack.out
     if not wishes.allow_fallbacks and not wishes.order:
         excluded += tuple(Exclusion(candidate.endpoint.key, NO_FALLBACKS) for candidate in candidates[1:])
         del candidates[1:]
@@ -81,26 +84,38 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
 
 
 def no_healthy(
-    plan: Plan, snapshot: Snapshot, state: RoutingState, now_s: float
+    plan: Plan, snapshot: Snapshot, state: RoutingState, now_s: float, tokens: int = 1
 ) -> NoHealthyUpstream | UpstreamsLimited:
-    """The error for a plan of which no candidate gave a credential: their probes were taken since it was made."""
+    """The error for a plan of which no candidate gave a credential: their probes, or the last of their limits, were
+    taken since it was made. `tokens`: what the request takes of a limit."""
     options = [
         Option(candidate, snapshot.providers[candidate.endpoint.provider])
         for candidate in plan.candidates
         if candidate.endpoint.provider in snapshot.providers
     ]
-    out = tuple(_exclusion(option, state, now_s) for option in options)
-    return _none_ready(plan.model, options, out, state, now_s)
+    return _none_ready(plan.model, _lack(options, state, now_s, tokens), now_s)
 
 
-def _none_ready(
-    model: str, blocked: list[Option], out: tuple[Exclusion, ...], state: RoutingState, now_s: float
-) -> NoHealthyUpstream | UpstreamsLimited:
-    earliest = min((state.ready_s(each.provider, each.endpoint.key, now_s) for each in blocked), default=math.inf)
-    if math.isinf(earliest):
+class _Lack(msgspec.Struct, frozen=True):
+    """Why nothing of what is blocked can be called now, and from when on something can."""
+
+    out: tuple[Exclusion, ...]
+    earliest_s: float
+
+
+def _lack(blocked: list[Option], state: RoutingState, now_s: float, tokens: int) -> _Lack:
+    ends = [(option.provider, option.endpoint.key) for option in blocked]
+    return _Lack(
+        tuple(Exclusion(key, state.why_blocked(provider, key, now_s, tokens)) for provider, key in ends),
+        min((state.ready_s(provider, key, now_s, tokens) for provider, key in ends), default=math.inf),
+    )
+
+
+def _none_ready(model: str, lack: _Lack, now_s: float) -> NoHealthyUpstream | UpstreamsLimited:
+    if math.isinf(lack.earliest_s):
         return NoHealthyUpstream(f"no provider of model {model!r} has a usable credential")
-    wait_s = max(0.0, earliest - now_s)
-    if LIMITED.issuperset([each.rule for each in out]):
+    wait_s = max(0.0, lack.earliest_s - now_s)
+    if LIMITED.issuperset([each.rule for each in lack.out]):
         return UpstreamsLimited(
             f"every provider of model {model!r} has reached a rate limit; the next call fits in {math.ceil(wait_s)} s",
             retry_after_s=wait_s,
@@ -109,11 +124,6 @@ def _none_ready(
         f"every provider of model {model!r} is failing or resting; the next one is tried in {wait_s:.0f} s",
         retry_after_s=wait_s,
     )
-
-
-def _exclusion(option: Option, state: RoutingState, now_s: float) -> Exclusion:
-    key = option.endpoint.key
-    return Exclusion(key, state.why_blocked(option.provider, key, now_s))
 
 
 # --- sizes

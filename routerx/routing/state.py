@@ -147,8 +147,8 @@ class RoutingState:
         self.plans: PlanCache = PlanCache()
         self._lanes: dict[str, _Lane] = {}
         self.credentials = CredentialBook()
-        self._windows: dict[str, tuple[RequestLimit, SlidingCount]] = {}
-        """Calls of providers that have a limit, by name."""
+        self._windows: dict[str, tuple[float, SlidingCount]] = {}
+        """Length of the window, and calls in it, of providers that have a limit, by name."""
         self._turns: dict[str, int] = {}
         """Whose turn it is among the credentials of a provider."""
         self._rounds: dict[str, int] = {}
@@ -158,8 +158,9 @@ class RoutingState:
 
     # --- asking
 
-    def ready_s(self, provider: Provider, endpoint_key: str, now_s: float) -> float:
-        """The earliest time at which a call may go by any credential; ≤ now_s: at once; inf: there is none."""
+    def ready_s(self, provider: Provider, endpoint_key: str, now_s: float, tokens: int = 1) -> float:
+        """The earliest time at which a call of so many tokens may go by any credential; ≤ now_s: at once; inf: there is
+        none."""
         lane = self._lanes.get(endpoint_key)
         earliest = math.inf
         free_s = (
@@ -168,7 +169,7 @@ class RoutingState:
             else self._window(provider.name, provider.limit).below_s(provider.limit.requests, now_s)
         )
         for credential in provider.credentials:
-            ready = max(self._ready_s(lane, credential, now_s), free_s)
+            ready = max(self._ready_s(lane, credential, now_s, tokens), free_s)
             if ready <= now_s:
                 return ready
             earliest = min(earliest, ready)
@@ -178,12 +179,12 @@ class RoutingState:
         """Seconds until a call may go to this endpoint; 0.0: at once."""
         return max(0.0, self.ready_s(provider, endpoint_key, now_s) - now_s)
 
-    def why_blocked(self, provider: Provider, endpoint_key: str, now_s: float) -> str:
+    def why_blocked(self, provider: Provider, endpoint_key: str, now_s: float, tokens: int = 1) -> str:
         """The rule that keeps the endpoint's first credential from being used; for explanations."""
         if not provider.credentials:
             return "no_credential"
         lane = self._lanes.get(endpoint_key)
-        credential = min(provider.credentials, key=lambda each: self._ready_s(lane, each, now_s))
+        credential = min(provider.credentials, key=lambda each: self._ready_s(lane, each, now_s, tokens))
         cell = lane.cells.get(credential.id, CLOSED) if lane is not None else CLOSED
         if not breaker.allows(cell, now_s):
             return "circuit_open"
@@ -281,6 +282,9 @@ class RoutingState:
         _step(lane, credential_id, Event.SUCCEEDED, _ANY_BREAKER, now_s)
         total_s, ttft_s = measured.total_s, measured.ttft_s
         fresh = now_s - lane.measured_s > LATENCY_STALE_S
+        if fresh:
+            lane.ttfts.clear()
+            lane.rates.clear()
         lane.total_s = _ewma(None if fresh else lane.total_s, total_s)
         if ttft_s is not None:
             lane.ttft_s = _ewma(None if fresh else lane.ttft_s, ttft_s)
@@ -427,8 +431,8 @@ class RoutingState:
 
     def _window(self, provider: str, limit: RequestLimit) -> SlidingCount:
         kept = self._windows.get(provider)
-        if kept is None or kept[0] != limit:
-            kept = self._windows[provider] = (limit, SlidingCount(limit.window_s, 12))
+        if kept is None or kept[0] != limit.window_s:
+            kept = self._windows[provider] = (limit.window_s, SlidingCount(limit.window_s, 12))
         return kept[1]
 
     def _ready_s(self, lane: _Lane | None, credential: Credential, now_s: float, tokens: int = 1) -> float:

@@ -93,12 +93,24 @@ def test_scores_weigh_price_against_latency() -> None:
     assert order(options, state, Sort.BALANCED)[0] == "quick"
 
 
-@pytest.mark.parametrize("sort", [Sort.LATENCY, Sort.BALANCED])
+@pytest.mark.parametrize("sort", [Sort.LATENCY, Sort.THROUGHPUT, Sort.BALANCED])
 def test_an_endpoint_that_fails_now_and_then_comes_after_its_equals(sort: Sort) -> None:
     state = learnt(shaky=FAST, sound=FAST)
     for _ in range(3):
         state.failed("lab/shaky", "lab-1", Failure(FailureKind.SERVER_ERROR, "x"), Policy("p"), NOW_S)
     assert order([option("shaky"), option("sound")], state, sort) == ["sound", "shaky"]
+
+
+@pytest.mark.parametrize("sort", [Sort.LATENCY, Sort.THROUGHPUT])
+def test_only_what_is_within_a_tenth_is_equal(sort: Sort) -> None:
+    """On both sides of a second, and of a token a second."""
+    for better, worse in [(0.92, 1.08), (0.3, 0.36), (3.0, 3.5)]:
+        if sort is Sort.THROUGHPUT:
+            better, worse = 1 / better, 1 / worse
+            state = learnt(a=Measured(None, 100.0, round(100 * better)), b=Measured(None, 100.0, round(100 * worse)))
+        else:
+            state = learnt(a=Measured(better, 9.0), b=Measured(worse, 9.0))
+        assert {order([option("a"), option("b")], state, sort)[0] for _ in range(12)} == {"a"}
 
 
 def test_an_outage_is_forgotten_with_time() -> None:

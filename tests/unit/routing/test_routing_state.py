@@ -179,6 +179,20 @@ def test_a_stale_latency_is_forgotten() -> None:
     assert world.state.latency_s("a/x", world.now_s, stream=True) == 1.0
 
 
+def test_percentiles_forget_what_is_stale() -> None:
+    world = one_key()
+    for _ in range(9):
+        world.state.succeeded("a/x", "a-1", Measured(8.0, 9.0, 10), world.now_s)
+    assert world.state.latency_at("a/x", 90, world.now_s) == 8.0
+    assert world.state.throughput_at("a/x", 90, world.now_s) == pytest.approx(10.0)
+    world.now_s += LATENCY_STALE_S + 1
+    assert world.state.latency_at("a/x", 90, world.now_s) is None
+    assert world.state.throughput_at("a/x", 90, world.now_s) is None
+    world.state.succeeded("a/x", "a-1", Measured(0.5, 1.5, 50), world.now_s)
+    assert world.state.latency_at("a/x", 90, world.now_s) == 0.5
+    assert world.state.throughput_at("a/x", 90, world.now_s) == pytest.approx(50.0)
+
+
 def test_exploring_has_one_turn_per_interval() -> None:
     world = one_key()
     target = world.endpoint("a/x")
