@@ -1,5 +1,7 @@
 """Rate limit headers of providers, in the spellings that are in use."""
 
+from datetime import datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,39 @@ NOW_NS = 1_767_225_600 * 10**9  # 2026-01-01T00:00:00Z
             },
             9.0,
         ),
+        (
+            {
+                "x-ratelimit-limit-requests": "60",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1m0s",
+            },
+            1.0,
+        ),
+        (
+            {
+                "anthropic-ratelimit-requests-limit": "50",
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2026-01-01T00:01:00+00:00",
+            },
+            1.2,
+        ),
+        (
+            {
+                "x-ratelimit-limit-requests": "0",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "8s",
+            },
+            8.0,
+        ),
+        (
+            {
+                "x-ratelimit-limit-tokens": "1000",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "8s",
+            },
+            8.0,
+        ),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "1767225630"}, None),
         ({"x-ratelimit-remaining-requests": "0"}, None),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "soon"}, None),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "-5"}, None),
@@ -54,3 +89,22 @@ def test_whatever_stands_in_a_header_never_raises(text: str) -> None:
     headers = CIMultiDict({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": text})
     wait_s = used_up_s(headers, NOW_NS)
     assert wait_s is None or wait_s >= 0
+
+
+@given(st.datetimes(timezones=st.timezones()))
+def test_a_moment_is_waited_for_and_one_that_has_passed_is_not(moment: datetime) -> None:
+    headers = {"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": moment.isoformat()}
+    wait_s = used_up_s(CIMultiDict(headers), NOW_NS)
+    assert wait_s == pytest.approx(max(0.0, moment.timestamp() - NOW_NS / 1e9), abs=1e-3)
+
+
+@given(
+    st.integers(0, 99),
+    st.integers(0, 59),
+    st.integers(0, 59),
+    st.integers(0, 999),
+)
+def test_lengths_of_time_add_up(hours: int, minutes: int, seconds: int, ms: int) -> None:
+    headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": f"{hours}h{minutes}m{seconds}s{ms}ms"}
+    wait_s = used_up_s(CIMultiDict(headers), NOW_NS)
+    assert wait_s == pytest.approx(3600 * hours + 60 * minutes + seconds + ms / 1000)
