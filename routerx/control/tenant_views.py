@@ -5,6 +5,7 @@ Nothing here names another tenant, a key of the house or an amount that is not t
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import msgspec
 
@@ -16,7 +17,18 @@ from routerx.control.vitals import Vitals
 from routerx.domain.tenant import Principal, Tenant
 from routerx.ledger.base import Ledger
 from routerx.limits.base import Limiter
+from routerx.limits.bucket import format_duration
 from routerx.money import format_usd
+
+_COUNTED = MappingProxyType(
+    {
+        "rpm": "requests_per_minute",
+        "tpm": "tokens_per_minute",
+        "concurrency": "concurrency",
+        "daily_requests": "daily_requests",
+    }
+)
+"""What callers know the limits of the YAML as."""
 
 
 class OwnSources(msgspec.Struct, frozen=True):
@@ -77,21 +89,20 @@ class OwnViews:
             "series": _own_usage(report.series),
         }
 
-    def rate_limits(self, tenant: Tenant) -> dict[str, object]:
-        """The plan's limits, and what is left of them now. None is no limit."""
-        limits = tenant.plan.limits
-        names = dict(self._sources.limiter.headers(tenant, self._sources.clock.monotonic_s()))
-        left = {name.removeprefix("x-ratelimit-"): value for name, value in names.items()}
-        used_today = self._sources.ledger.funds(tenant.name).requests_today
-        return {
-            "tenant": tenant.name,
-            "requests_per_minute": _window(limits.rpm, left, "requests"),
-            "tokens_per_minute": _window(limits.tpm, left, "tokens"),
-            "concurrency": limits.concurrency,
-            "daily_requests": None
-            if limits.daily_requests is None
-            else {"limit": limits.daily_requests, "remaining": max(0, limits.daily_requests - used_today)},
-        }
+    def rate_limits(self, caller: Principal) -> dict[str, object]:
+        """The limits of the plan and of the key, and what is left of them now. None is no limit."""
+        limits = self._limits(caller)
+        own = None if caller.terms is None else limits["key"]
+        return {"tenant": caller.tenant.name, **limits["tenant"], "key": own}
+
+    def _limits(self, caller: Principal) -> dict[str, dict[str, object]]:
+        """By whose they are, then by what they count."""
+        clock = self._sources.clock
+        found: dict[str, dict[str, object]] = {of: dict.fromkeys(_COUNTED.values()) for of in ("tenant", "key")}
+        for one in self._sources.limiter.standings(caller, clock.monotonic_s(), clock.now_ns()):
+            reset = None if one.reset_s is None else format_duration(one.reset_s)
+            found[one.of][_COUNTED[one.limit]] = {"limit": one.value, "remaining": one.left, "reset": reset}
+        return found
 
     def status(self, principal: Principal) -> dict[str, object]:
         """Who the caller is."""
@@ -143,9 +154,3 @@ def _own_usage(rows: tuple[UsageView, ...]) -> list[dict[str, object]]:
         }
         for row in rows
     ]
-
-
-def _window(limit: int | None, left: dict[str, str], kind: str) -> dict[str, object] | None:
-    if limit is None:
-        return None
-    return {"limit": limit, "remaining": int(left[f"remaining-{kind}"]), "reset": left[f"reset-{kind}"]}

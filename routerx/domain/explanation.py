@@ -94,12 +94,14 @@ class HoldTold(msgspec.Struct, frozen=True):
 
 
 class LimitTold(msgspec.Struct, frozen=True):
-    """One limit of the tenant's plan."""
+    """One limit of the tenant's plan, or of the key."""
 
     limit: str
     """Its key: rpm, tpm, concurrency, daily_requests."""
     value: int
     left: int
+    of: str = "tenant"
+    """tenant | key"""
 
 
 class RefusalTold(msgspec.Struct, frozen=True):

@@ -92,8 +92,21 @@ class Tenant(msgspec.Struct, frozen=True):
     """Granted once, when the ledger first sees the tenant."""
 
 
+class KeyTerms(msgspec.Struct, frozen=True):
+    """What holds for one key beside what holds for its tenant; () and None restrict nothing."""
+
+    allow: tuple[str, ...] = ()
+    """Model name patterns; what is used has to match these and the tenant's."""
+    limits: Limits = Limits()
+    spend_limit: SpendLimit | None = None
+    expires_ns: int | None = None
+    """Wall clock, nanoseconds since the epoch; from then on the key is none."""
+
+
 class Principal(msgspec.Struct, frozen=True):
     """Who calls: the tenant and the public name of the key used."""
 
     tenant: Tenant
     key_id: str
+    terms: KeyTerms | None = None
+    """Of the key; None: only what holds for the tenant."""

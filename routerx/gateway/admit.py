@@ -71,9 +71,10 @@ def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant, usual
     return tokens * peek.choices
 
 
-def tokens_expected(peek: Peek, plan: Plan, tenant: Tenant) -> int:
-    """Input and output together, for the limit on tokens per minute; 0 where the tenant has none."""
-    if tenant.plan.limits.tpm is None:
+def tokens_expected(peek: Peek, plan: Plan, caller: Principal) -> int:
+    """Input and output together, for the limits on tokens per minute; 0 where neither tenant nor key has one."""
+    tenant = caller.tenant
+    if tenant.plan.limits.tpm is None and (caller.terms is None or caller.terms.limits.tpm is None):
         return 0
     if peek.metered is not None:
         return peek.metered.most.total_tokens

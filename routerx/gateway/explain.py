@@ -109,7 +109,7 @@ class Explainer:
         case = _Case(inbound, ask, planned, now_s, for_operator)
         policy = _policy(case)
         hold = self._hold(case)
-        limits = self._limiter.standings(case.tenant, now_s, self._clock.now_ns())
+        limits = self._limiter.standings(inbound.principal, now_s, self._clock.now_ns())
         return Explanation(
             tenant=case.tenant.name,
             route=route,
@@ -123,7 +123,7 @@ class Explainer:
             candidates=_candidates(case, state),
             excluded=_excluded(case),
             hold=hold,
-            limits=tuple(LimitTold(one.limit, one.value, one.left) for one in limits),
+            limits=tuple(LimitTold(one.limit, one.value, one.left, one.of) for one in limits),
             settings=_settings(case, policy),
         )
 
@@ -170,7 +170,7 @@ def _refused_by(case: _Case, hold: HoldTold | None, limits: tuple[Standing, ...]
     if hold is not None and not hold.fits:
         message = f"The request needs up to ${hold.amount_usd}, and ${hold.available_usd} is available."
         return RefusalTold(402, "insufficient_balance", message, None)
-    tokens = tokens_expected(case.peek, case.planned.plan, case.tenant)
+    tokens = tokens_expected(case.peek, case.planned.plan, case.ask.principal)
     for one in limits:
         needed = min(tokens, one.value) if one.limit == "tpm" else 1
         if one.left < needed:

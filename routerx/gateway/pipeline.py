@@ -191,11 +191,11 @@ class Gateway:
             ctx.conversation = conversation_of(ctx)
             if ctx.conversation is not None:
                 ctx.plan = self._affinity.seated(ctx.conversation, ctx.plan, now_s)
-        tokens = tokens_expected(peek, ctx.plan, principal.tenant)
+        tokens = tokens_expected(peek, ctx.plan, principal)
         # The hold first: a request that cannot be paid for must not use up the limits.
         usual = parts.settler.usual(principal.tenant.name, peek)
         ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan, usual)
-        ctx.lease = parts.limiter.admit(principal.tenant, tokens, now_s, parts.clock.now_ns())
+        ctx.lease = parts.limiter.admit(principal, tokens, now_s, parts.clock.now_ns())
 
     async def _committed(self, ctx: RequestContext, client: ClientStream) -> BufferedCommit | StreamCommit:
         """Steps 6 to 8 of a stream, with comments to a caller who waits long."""
@@ -406,7 +406,8 @@ class Gateway:
         self._parts.routing.succeeded(key, commit.credential.id, measured, now_s)
 
     def _limit_headers(self, ctx: RequestContext) -> tuple[tuple[str, str], ...]:
-        return self._parts.limiter.headers(ctx.principal.tenant, self._parts.clock.monotonic_s())
+        clock = self._parts.clock
+        return self._parts.limiter.headers(ctx.principal, clock.monotonic_s(), clock.now_ns())
 
     def cut_off(self) -> int:
         """The drain deadline has passed: end what still runs, each in its own shape. Returns how many.

@@ -59,7 +59,7 @@ class OwnApi:
         return await self._views.stats(snapshot, caller.tenant)
 
     async def _rate_limits(self, request: web.BaseRequest, snapshot: Snapshot, caller: Principal) -> object:
-        return self._views.rate_limits(caller.tenant)
+        return self._views.rate_limits(caller)
 
     async def _status(self, request: web.BaseRequest, snapshot: Snapshot, caller: Principal) -> object:
         return self._views.status(caller)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from routerx.domain.tenant import Tenant
+from routerx.domain.tenant import Principal
 
 DAY_NS = 86_400 * 10**9
 
@@ -28,17 +28,21 @@ class Lease(Protocol):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """One limit of a tenant now."""
+    """One limit of a caller now."""
 
     limit: str
     """Its key in YAML."""
     value: int
     left: int
     """What could be taken at once."""
+    reset_s: float | None
+    """Seconds until all of it is left again; None where that hangs on running requests."""
+    of: str = "tenant"
+    """tenant | key"""
 
 
 class Limiter(Protocol):
-    """Ceilings of tenants (domain.tenant.Limits) and of the whole process."""
+    """Ceilings of tenants and of their keys (domain.tenant.Limits), and of the whole process."""
 
     def configure(self, tenants: Iterable[str], concurrency_max: int) -> None:
         """At start and after each reload: who exists, and how many requests may run at once. Counts survive."""
@@ -48,18 +52,20 @@ class Limiter(Protocol):
         """At start: `count` requests were made on UTC day `day` before this process began."""
         ...
 
-    def admit(self, tenant: Tenant, tokens: int, now_s: float, now_ns: int) -> Lease:
+    def admit(self, caller: Principal, tokens: int, now_s: float, now_ns: int) -> Lease:
         """Count one request and reserve `tokens` (input estimate and output ceiling), all limits or none.
 
         `now_s` is monotonic, `now_ns` the wall clock (for the UTC day). Raises RateLimited or Overloaded, both with
-        retry_after_s; details of RateLimited are `limit` (the key in YAML) and `limit_value`.
+        retry_after_s: who waits so long is admitted, unless others have been admitted meanwhile, or what it waits for
+        is a running request (`concurrency`). Details of RateLimited are `limit` (the key in YAML), `limit_value` and
+        `limit_of` (tenant or key).
         """
         ...
 
-    def standings(self, tenant: Tenant, now_s: float, now_ns: int) -> tuple[Standing, ...]:
-        """Every limit the tenant has. Nothing is counted."""
+    def standings(self, caller: Principal, now_s: float, now_ns: int) -> tuple[Standing, ...]:
+        """Every limit the caller has, the tenant's before the key's. Nothing is counted."""
         ...
 
-    def headers(self, tenant: Tenant, now_s: float) -> tuple[tuple[str, str], ...]:
-        """The x-ratelimit-* headers of a response; none for what has no limit."""
+    def headers(self, caller: Principal, now_s: float, now_ns: int) -> tuple[tuple[str, str], ...]:
+        """The x-ratelimit-* headers of a response, of the limit that is nearest; none for what has no limit."""
         ...

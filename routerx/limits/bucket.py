@@ -39,9 +39,11 @@ class Bucket:
         self.full_at_s += WINDOW_S * excess / limit
 
     def remaining(self, limit: int, now_s: float) -> int:
-        """Whole units that could be taken now."""
-        free = limit * (1.0 - self.reset_s(now_s) / WINDOW_S)
-        return max(0, min(limit, int(free + _TOLERANCE_S)))
+        """Whole units that could be taken now: as many as wait_s() lets pass at once, and not one more."""
+        units = min(limit, int(limit * (1.0 + (_TOLERANCE_S - self.reset_s(now_s)) / WINDOW_S)))
+        while units > 0 and self.wait_s(limit, units, now_s) > 0.0:  # Where rounding fell on the wrong side.
+            units -= 1
+        return max(0, units)
 
     def reset_s(self, now_s: float) -> float:
         """Seconds until the bucket is full."""

@@ -1,8 +1,10 @@
 """Limits in the memory of one process. No await between asking and counting, so no number of callers can overshoot."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from routerx.domain.tenant import Limits, Tenant
+import msgspec
+
+from routerx.domain.tenant import Limits, Principal
 from routerx.errors import Overloaded, RateLimited
 from routerx.limits.base import DAY_NS, Standing
 from routerx.limits.bucket import Bucket, format_duration
@@ -10,11 +12,13 @@ from routerx.limits.bucket import Bucket, format_duration
 CONCURRENCY_WAIT_S = 1.0
 """When a running request ends cannot be known; this is what a caller is told to wait."""
 
+_ALLOWS = {"tenant": "this key's plan allows", "key": "this key allows"}
+
 
 class _Account:
-    """One tenant's counts."""
+    """The counts of one tenant, or of one of its keys."""
 
-    __slots__ = ("day", "in_flight", "requests", "today", "tokens")
+    __slots__ = ("day", "in_flight", "keys", "requests", "today", "tokens")
 
     def __init__(self) -> None:
         self.requests = Bucket()
@@ -22,17 +26,39 @@ class _Account:
         self.in_flight = 0
         self.day = 0
         self.today = 0
+        self.keys: dict[str, _Account] = {}
+        """Of a tenant: its keys that have terms of their own."""
+
+    def used_on(self, day: int) -> int:
+        return self.today if self.day == day else 0
+
+
+class _Party(msgspec.Struct, frozen=True, gc=False):
+    """Whose limits, and the counts they are held against."""
+
+    of: str
+    limits: Limits
+    account: _Account
+
+
+class _Wait(msgspec.Struct, frozen=True, gc=False):
+    """One limit that is in the way."""
+
+    seconds: float
+    limit: str
+    value: int
+    what: str
+    of: str
 
 
 class MemoryLease:
     """One running request; see limits.base.Lease."""
 
-    __slots__ = ("_account", "_limiter", "_reserved", "_tpm")
+    __slots__ = ("_limiter", "_parties", "_reserved")
 
-    def __init__(self, limiter: "MemoryLimiter", account: _Account, tpm: int | None, reserved: int) -> None:
+    def __init__(self, limiter: "MemoryLimiter", parties: tuple[_Party, ...], reserved: tuple[int, ...]) -> None:
         self._limiter: MemoryLimiter | None = limiter
-        self._account = account
-        self._tpm = tpm
+        self._parties = parties
         self._reserved = reserved
 
     def release(self, tokens_used: int | None) -> None:
@@ -40,17 +66,20 @@ class MemoryLease:
         if limiter is None:
             return
         limiter.in_flight -= 1
-        self._account.in_flight -= 1
-        if self._tpm is not None and tokens_used is not None:
-            self._account.tokens.correct(self._tpm, self._reserved, tokens_used)
+        for party, reserved in zip(self._parties, self._reserved, strict=True):
+            party.account.in_flight -= 1
+            if party.limits.tpm is not None and tokens_used is not None:
+                party.account.tokens.correct(party.limits.tpm, reserved, tokens_used)
 
 
 class MemoryLimiter:
-    """The Limiter of a single process. State is bounded by the number of tenants in the configuration."""
+    """The Limiter of a single process. State is bounded by the tenants in the configuration and their keys."""
 
     def __init__(self, concurrency_max: int) -> None:
         self.concurrency_max = concurrency_max
         self.in_flight = 0
+        self.key_requests: Callable[[str, str], int] = _none_before
+        """(tenant, key id) → requests of the key on this UTC day, asked once, when the key is first limited."""
         self._accounts: dict[str, _Account] = {}
 
     def configure(self, tenants: Iterable[str], concurrency_max: int) -> None:
@@ -62,60 +91,59 @@ class MemoryLimiter:
         account = self._account(tenant)
         account.day, account.today = day, count
 
-    def admit(self, tenant: Tenant, tokens: int, now_s: float, now_ns: int) -> MemoryLease:
+    def admit(self, caller: Principal, tokens: int, now_s: float, now_ns: int) -> MemoryLease:
         if self.in_flight >= self.concurrency_max:
             raise Overloaded(
                 f"this gateway runs {self.concurrency_max} requests at once and is full; retry in a moment",
                 retry_after_s=CONCURRENCY_WAIT_S,
             )
-        account = self._account(tenant.name)
-        day = now_ns // DAY_NS
-        if account.day != day:
-            account.day, account.today = day, 0
-        limits = tenant.plan.limits
-        reserved = 0
+        parties = self._parties(caller, now_ns)
         # A refusal has no side effect: everything is asked before anything is counted.
-        if limits.concurrency is not None and account.in_flight >= limits.concurrency:
-            raise _limited("concurrency", limits.concurrency, "requests at once", CONCURRENCY_WAIT_S)
-        if limits.daily_requests is not None and account.today >= limits.daily_requests:
-            wait_s = (DAY_NS - now_ns % DAY_NS) / 1e9
-            raise _limited("daily_requests", limits.daily_requests, "requests per UTC day", wait_s)
-        if limits.rpm is not None or limits.tpm is not None:
-            reserved = _take_minute(account, limits, tokens, now_s)
-        account.today += 1
-        account.in_flight += 1
+        longest: _Wait | None = None
+        for party in parties:
+            if _has_none(party.limits):
+                continue
+            for wait in _waits(party, tokens, now_s, now_ns):
+                if longest is None or wait.seconds > longest.seconds:
+                    longest = wait
+        if longest is not None:
+            raise _limited(longest)
+        reserved = tuple(_take(party, tokens, now_s, now_ns // DAY_NS) for party in parties)
         self.in_flight += 1
-        return MemoryLease(self, account, limits.tpm, reserved)
+        return MemoryLease(self, parties, reserved)
 
-    def standings(self, tenant: Tenant, now_s: float, now_ns: int) -> tuple[Standing, ...]:
-        limits, account = tenant.plan.limits, self._account(tenant.name)
-        today = account.today if account.day == now_ns // DAY_NS else 0
-        found: list[Standing] = []
-        if limits.rpm is not None:
-            found.append(Standing("rpm", limits.rpm, account.requests.remaining(limits.rpm, now_s)))
-        if limits.tpm is not None:
-            found.append(Standing("tpm", limits.tpm, account.tokens.remaining(limits.tpm, now_s)))
-        if limits.concurrency is not None:
-            found.append(Standing("concurrency", limits.concurrency, max(0, limits.concurrency - account.in_flight)))
-        if limits.daily_requests is not None:
-            found.append(Standing("daily_requests", limits.daily_requests, max(0, limits.daily_requests - today)))
-        return tuple(found)
+    def standings(self, caller: Principal, now_s: float, now_ns: int) -> tuple[Standing, ...]:
+        return tuple(one for party in self._parties(caller, now_ns) for one in _standings(party, now_s, now_ns))
 
-    def headers(self, tenant: Tenant, now_s: float) -> tuple[tuple[str, str], ...]:
-        limits = tenant.plan.limits
-        if limits.rpm is None and limits.tpm is None:
+    def headers(self, caller: Principal, now_s: float, now_ns: int) -> tuple[tuple[str, str], ...]:
+        if caller.terms is None and _has_none(caller.tenant.plan.limits):
             return ()
-        account = self._account(tenant.name)
+        standings = self.standings(caller, now_s, now_ns)
         found: list[tuple[str, str]] = []
-        for limit, bucket, name in (
-            (limits.rpm, account.requests, "requests"),
-            (limits.tpm, account.tokens, "tokens"),
-        ):
-            if limit is not None:
-                found.append((f"x-ratelimit-limit-{name}", str(limit)))
-                found.append((f"x-ratelimit-remaining-{name}", str(bucket.remaining(limit, now_s))))
-                found.append((f"x-ratelimit-reset-{name}", format_duration(bucket.reset_s(now_s))))
+        for name, limits in (("requests", ("rpm", "daily_requests")), ("tokens", ("tpm",))):
+            # Of several the one that is reached first, and of those the one that lasts: who waits for its reset finds
+            # room in the others as well.
+            nearest: Standing | None = None
+            for one in standings:
+                if one.limit in limits and (nearest is None or _distance(one) < _distance(nearest)):
+                    nearest = one
+            if nearest is not None and nearest.reset_s is not None:
+                found.append((f"x-ratelimit-limit-{name}", str(nearest.value)))
+                found.append((f"x-ratelimit-remaining-{name}", str(nearest.left)))
+                found.append((f"x-ratelimit-reset-{name}", format_duration(nearest.reset_s)))
         return tuple(found)
+
+    def _parties(self, caller: Principal, now_ns: int) -> tuple[_Party, ...]:
+        tenant = caller.tenant
+        account = self._account(tenant.name)
+        whole = _Party("tenant", tenant.plan.limits, account)
+        if caller.terms is None:
+            return (whole,)
+        own = account.keys.get(caller.key_id)
+        if own is None:
+            own = account.keys[caller.key_id] = _Account()
+            own.day, own.today = now_ns // DAY_NS, self.key_requests(tenant.name, caller.key_id)
+        return whole, _Party("key", caller.terms.limits, own)
 
     def _account(self, tenant: str) -> _Account:
         account = self._accounts.get(tenant)
@@ -124,22 +152,66 @@ class MemoryLimiter:
         return account
 
 
-def _take_minute(account: _Account, limits: Limits, tokens: int, now_s: float) -> int:
-    """Take one request and `tokens`, or raise for the limit that has to be waited for longest."""
-    wait_requests_s = account.requests.wait_s(limits.rpm, 1, now_s) if limits.rpm is not None else 0.0
-    wait_tokens_s = account.tokens.wait_s(limits.tpm, tokens, now_s) if limits.tpm is not None else 0.0
-    if limits.rpm is not None and wait_requests_s > 0 and wait_requests_s >= wait_tokens_s:
-        raise _limited("rpm", limits.rpm, "requests per minute", wait_requests_s)
-    if limits.tpm is not None and wait_tokens_s > 0:
-        raise _limited("tpm", limits.tpm, f"tokens per minute (this request reserves {tokens})", wait_tokens_s)
+def _has_none(limits: Limits) -> bool:
+    return limits.rpm is None and limits.tpm is None and limits.concurrency is None and limits.daily_requests is None
+
+
+def _none_before(tenant: str, key_id: str) -> int:
+    return 0
+
+
+def _waits(party: _Party, tokens: int, now_s: float, now_ns: int) -> Iterable[_Wait]:
+    """Every limit of one party that is in the way now."""
+    limits, account, of = party.limits, party.account, party.of
+    if limits.concurrency is not None and account.in_flight >= limits.concurrency:
+        yield _Wait(CONCURRENCY_WAIT_S, "concurrency", limits.concurrency, "requests at once", of)
+    if limits.daily_requests is not None and account.used_on(now_ns // DAY_NS) >= limits.daily_requests:
+        yield _Wait(_rest_of_day_s(now_ns), "daily_requests", limits.daily_requests, "requests per UTC day", of)
+    if limits.rpm is not None:
+        wait_s = account.requests.wait_s(limits.rpm, 1, now_s)
+        if wait_s > 0:
+            yield _Wait(wait_s, "rpm", limits.rpm, "requests per minute", of)
+    if limits.tpm is not None:
+        wait_s = account.tokens.wait_s(limits.tpm, tokens, now_s)
+        if wait_s > 0:
+            what = f"tokens per minute (this request reserves {tokens})"
+            yield _Wait(wait_s, "tpm", limits.tpm, what, of)
+
+
+def _take(party: _Party, tokens: int, now_s: float, day: int) -> int:
+    """Count one request; returns the tokens reserved."""
+    limits, account = party.limits, party.account
+    account.today = account.used_on(day) + 1
+    account.day = day
+    account.in_flight += 1
     if limits.rpm is not None:
         account.requests.take(limits.rpm, 1, now_s)
     return account.tokens.take(limits.tpm, tokens, now_s) if limits.tpm is not None else 0
 
 
-def _limited(limit: str, value: int, what: str, wait_s: float) -> RateLimited:
+def _standings(party: _Party, now_s: float, now_ns: int) -> Iterable[Standing]:
+    limits, account, of = party.limits, party.account, party.of
+    for name, limit, bucket in (("rpm", limits.rpm, account.requests), ("tpm", limits.tpm, account.tokens)):
+        if limit is not None:
+            yield Standing(name, limit, bucket.remaining(limit, now_s), bucket.reset_s(now_s), of)
+    if limits.concurrency is not None:
+        yield Standing("concurrency", limits.concurrency, max(0, limits.concurrency - account.in_flight), None, of)
+    if limits.daily_requests is not None:
+        left = max(0, limits.daily_requests - account.used_on(now_ns // DAY_NS))
+        yield Standing("daily_requests", limits.daily_requests, left, _rest_of_day_s(now_ns), of)
+
+
+def _distance(one: Standing) -> tuple[int, float]:
+    return one.left, -one.reset_s if one.reset_s is not None else 0.0
+
+
+def _rest_of_day_s(now_ns: int) -> float:
+    return (DAY_NS - now_ns % DAY_NS) / 1e9
+
+
+def _limited(wait: _Wait) -> RateLimited:
     return RateLimited(
-        f"this key's plan allows {value} {what}; retry in {format_duration(wait_s)}",
-        retry_after_s=wait_s,
-        details={"limit": limit, "limit_value": value},
+        f"{_ALLOWS[wait.of]} {wait.value} {wait.what}; retry in {format_duration(wait.seconds)}",
+        retry_after_s=wait.seconds,
+        details={"limit": wait.limit, "limit_value": wait.value, "limit_of": wait.of},
     )

@@ -132,7 +132,8 @@ async def test_a_tenant_sees_its_own_and_nothing_of_the_house_or_of_others(
         assert (status["tenant"], status["plan"], status["allow"]) == ("rival", "prepaid", ["flat"])
         limits = (await gateway.ask("GET", "/router/rate-limits")).json
         assert (limits["requests_per_minute"]["limit"], limits["requests_per_minute"]["remaining"]) == (100, 99)
-        assert limits["daily_requests"] == {"limit": 50, "remaining": 49}
+        daily = limits["daily_requests"]
+        assert (daily["limit"], daily["remaining"], daily["reset"][-1], limits["key"]) == (50, 49, "s", None)
         assert (limits["tokens_per_minute"], limits["concurrency"]) == (None, None)
 
 

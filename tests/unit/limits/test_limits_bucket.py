@@ -52,6 +52,20 @@ def test_what_is_given_back_leaves_no_trace(limit: int, history: list[tuple[floa
     assert bucket.remaining(limit, now_s) == limit
 
 
+@given(st.integers(1, 10_000), calls)
+@settings(max_examples=150, deadline=None)
+def test_what_is_said_to_remain_can_be_taken_and_not_one_more(limit: int, history: list[tuple[float, int]]) -> None:
+    bucket = Bucket()
+    now_s = START_S
+    for gap_s, units in history:
+        now_s += gap_s
+        left = bucket.remaining(limit, now_s)
+        assert left == 0 or bucket.wait_s(limit, left, now_s) == 0.0
+        assert left == limit or bucket.wait_s(limit, left + 1, now_s) > 0.0
+        if bucket.wait_s(limit, units, now_s) == 0.0:
+            bucket.take(limit, units, now_s)
+
+
 def test_a_burst_of_the_whole_limit_passes_and_then_one_per_interval() -> None:
     bucket = Bucket()
     for _ in range(60):

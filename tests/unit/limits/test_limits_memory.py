@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routerx.domain.tenant import Limits, Plan, Tenant
+from routerx.domain.tenant import KeyTerms, Limits, Plan, Principal, Tenant
 from routerx.errors import Overloaded, RateLimited
 from routerx.limits.base import DAY_NS, Lease, Limiter, utc_day
 from routerx.limits.memory import MemoryLimiter
@@ -13,15 +13,19 @@ NOW_S = 5_000.0
 NOON_NS = 20_000 * DAY_NS + DAY_NS // 2
 
 
-def tenant(name: str = "acme", **limits: int) -> Tenant:
-    return Tenant(name, Plan("standard", limits=Limits(**limits)))
+def tenant(name: str = "acme", **limits: int) -> Principal:
+    return Principal(Tenant(name, Plan("standard", limits=Limits(**limits))), "key_1")
 
 
-def admit(limiter: Limiter, who: Tenant, tokens: int = 10, now_s: float = NOW_S, now_ns: int = NOON_NS) -> Lease:
+def with_key(who: Principal, key_id: str, **limits: int) -> Principal:
+    return Principal(who.tenant, key_id, KeyTerms(limits=Limits(**limits)))
+
+
+def admit(limiter: Limiter, who: Principal, tokens: int = 10, now_s: float = NOW_S, now_ns: int = NOON_NS) -> Lease:
     return limiter.admit(who, tokens, now_s, now_ns)
 
 
-def refusal(limiter: Limiter, who: Tenant, tokens: int = 10, now_s: float = NOW_S) -> RateLimited:
+def refusal(limiter: Limiter, who: Principal, tokens: int = 10, now_s: float = NOW_S) -> RateLimited:
     with pytest.raises(RateLimited) as caught:
         admit(limiter, who, tokens, now_s)
     return caught.value
@@ -34,7 +38,7 @@ def test_requests_over_the_minute_limit_are_refused_with_the_time_of_the_next() 
     error = refusal(limiter, who)
     assert error.status == 429
     assert error.retry_after_s == pytest.approx(30.0)
-    assert error.details == {"limit": "rpm", "limit_value": 2}
+    assert error.details == {"limit": "rpm", "limit_value": 2, "limit_of": "tenant"}
     assert "2 requests per minute" in error.message
     admit(limiter, who, now_s=NOW_S + 30.0)
 
@@ -83,7 +87,7 @@ def test_concurrency_counts_running_requests_only_and_a_lease_counts_once() -> N
     limiter, who = MemoryLimiter(100), tenant(concurrency=1)
     lease = admit(limiter, who)
     error = refusal(limiter, who)
-    assert error.details == {"limit": "concurrency", "limit_value": 1}
+    assert error.details == {"limit": "concurrency", "limit_value": 1, "limit_of": "tenant"}
     assert error.retry_after_s is not None
     lease.release(None)
     lease.release(None)
@@ -111,7 +115,7 @@ def test_the_day_is_of_utc_and_begins_with_what_was_counted_before() -> None:
     admit(limiter, who)
     error = refusal(limiter, who)
     assert error.retry_after_s == 12 * 3600
-    assert error.details == {"limit": "daily_requests", "limit_value": 3}
+    assert error.details == {"limit": "daily_requests", "limit_value": 3, "limit_of": "tenant"}
     admit(limiter, who, now_ns=NOON_NS + DAY_NS // 2)
 
 
@@ -152,7 +156,7 @@ def test_a_limit_that_appears_with_a_reload_counts_what_already_runs() -> None:
 def test_headers_show_what_is_left_in_openais_words() -> None:
     limiter, who = MemoryLimiter(100), tenant(rpm=60, tpm=6_000)
     admit(limiter, who, tokens=1_000)
-    assert limiter.headers(who, NOW_S) == (
+    assert limiter.headers(who, NOW_S, NOON_NS) == (
         ("x-ratelimit-limit-requests", "60"),
         ("x-ratelimit-remaining-requests", "59"),
         ("x-ratelimit-reset-requests", "1s"),
@@ -164,8 +168,8 @@ def test_headers_show_what_is_left_in_openais_words() -> None:
 
 def test_no_limit_no_headers() -> None:
     limiter = MemoryLimiter(100)
-    assert limiter.headers(tenant(concurrency=5), NOW_S) == ()
-    assert [name for name, _ in limiter.headers(tenant(rpm=5), NOW_S)] == [
+    assert limiter.headers(tenant(concurrency=5), NOW_S, NOON_NS) == ()
+    assert [name for name, _ in limiter.headers(tenant(rpm=5), NOW_S, NOON_NS)] == [
         "x-ratelimit-limit-requests",
         "x-ratelimit-remaining-requests",
         "x-ratelimit-reset-requests",
@@ -188,7 +192,7 @@ def test_no_history_passes_a_limit(
     history: list[tuple[float, int, bool, int]],
 ) -> None:
     limiter = MemoryLimiter(4)
-    who = Tenant("acme", Plan("p", limits=Limits(rpm, tpm, concurrency, daily)))
+    who = Principal(Tenant("acme", Plan("p", limits=Limits(rpm, tpm, concurrency, daily))), "key_1")
     now_s, admitted, running, waits_s = NOW_S, [], [], []
     for gap_s, tokens, ends, used in history:
         now_s += gap_s
