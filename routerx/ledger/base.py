@@ -1,11 +1,12 @@
 """What the gateway and the control plane ask of a ledger. SQLite answers today; the contract suite names the rules."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from routerx.domain.pricing import PriceCard
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import Principal, Tenant
 
@@ -39,12 +40,13 @@ class TransferRow(msgspec.Struct, frozen=True):
     id: int
     ts_ns: int
     kind: str
-    """topup | charge | writeoff | adjustment | refund | opening"""
+    """opening | topup | charge | byok_fee | writeoff | adjustment | refund"""
     tenant: str
     amount_nano: int
     balance_nano: int
     """The tenant's balance after the operation that made this row."""
     request_id: str | None
+    """The request that it charges, refunds or re-rates; None where that row was pruned."""
     reference: str | None
     actor: str | None
     note: str | None
@@ -121,6 +123,31 @@ class VerifyReport(msgspec.Struct, frozen=True):
     duration_ms: int
 
 
+class Rerating(msgspec.Struct, frozen=True):
+    """Which requests to re-rate, and by which prices."""
+
+    cards: Mapping[str, PriceCard]
+    """Endpoint key → the card it should have been charged by."""
+    since_ns: int
+    until_ns: int
+    """Exclusive; both are times of settling."""
+    actor: str
+    dry_run: bool
+
+
+class RerateReport(msgspec.Struct, frozen=True):
+    """What a re-rating did, or would do (`dry_run`); sums in nano-USD."""
+
+    requests: int
+    """Looked at: paid, and answered by one of the endpoints."""
+    corrected: int
+    given_back_nano: int
+    taken_nano: int
+    short_nano: int
+    """Owed on top, but not taken: it is below the tenants' floors, or held by running requests."""
+    dry_run: bool
+
+
 class LedgerHealth(msgspec.Struct, frozen=True):
     """For /health and the start-up line."""
 
@@ -138,6 +165,29 @@ class LedgerHealth(msgspec.Struct, frozen=True):
     """Accounts whose money operations are off because their verification failed."""
     details: tuple[str, ...] = ()
     """What verification found, with names and amounts: for operators only."""
+
+
+class Bookkeeper(Protocol):
+    """What operators do to books that are written already. Nothing of it changes a row: what was wrong is put right by
+    further transfers. Every method raises StorageBusy and StorageUnavailable."""
+
+    async def refund(
+        self,
+        charge: tuple[str, str],
+        amount_nano: int | None,
+        *,
+        actor: str,
+        reference: str | None,
+        note: str | None,
+    ) -> TransferRow:
+        """Give back the charge of a request, `charge` being (tenant, request id): this much of it, or (None) what is
+        left. The same reference again returns the first refund, and all that is left is given back once.
+        Raises NotFound, and Conflict where that is more than is left."""
+        ...
+
+    async def rerate(self, rerating: Rerating) -> RerateReport:
+        """Correct what paid requests cost to what they cost by other prices; a second time changes nothing."""
+        ...
 
 
 class Ledger(Protocol):
@@ -226,6 +276,8 @@ class Ledger(Protocol):
 
     def unfollow(self, queue: asyncio.Queue[RequestRecord]) -> None: ...
     async def verify(self) -> VerifyReport: ...
+    @property
+    def bookkeeper(self) -> Bookkeeper: ...
     def health(self) -> LedgerHealth: ...
     async def close(self) -> None:
         """Drain the queue, checkpoint, release the lock."""

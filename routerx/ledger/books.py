@@ -18,8 +18,9 @@ from routerx.domain.record import Outcome, RequestRecord
 from routerx.domain.tenant import Billing, Period, Tenant
 from routerx.errors import NotFound, RouterXError, StorageBusy, StorageUnavailable
 from routerx.ledger import writer
-from routerx.ledger.base import Hold, Receipt, TenantFunds
+from routerx.ledger.base import Hold, Receipt, TenantFunds, TransferRow
 from routerx.ledger.budget import PREPAID_FLOOR_NANO, Funds, day_of, floor_of
+from routerx.ledger.corrections import Refund
 from routerx.ledger.ops import EXISTS, EnsureAccount, Op, Post, Settle
 
 log = logging.getLogger("routerx.ledger")
@@ -292,8 +293,8 @@ class Books:
             if result is EXISTS:
                 self._undo(op)
                 result = None
-            elif isinstance(op, Post):
-                self._posted(op, new=isinstance(result, tuple) and bool(result[1]))
+            elif isinstance(op, (Post, Refund)):
+                self._posted(op, result)
             if future is not None and not future.done():
                 future.set_result(result)
 
@@ -304,12 +305,13 @@ class Books:
             future.set_exception(error)
             future.exception()  # Seen: nobody has to wait for it.
 
-    def _posted(self, op: Post, *, new: bool) -> None:
+    def _posted(self, op: Op, result: object) -> None:
         """A credit counts from now on; a debit that a rule refused has counted too early."""
-        if new and op.posting.amount_nano > 0:
-            self._funds[op.posting.tenant].balance_nano += op.posting.amount_nano
-        elif not new:
+        row, new = result if isinstance(result, tuple) else (None, False)
+        if not new:
             self._undo(op)
+        elif isinstance(row, TransferRow) and row.amount_nano > 0:
+            self._funds[row.tenant].balance_nano += row.amount_nano
 
     def _undo(self, op: Op) -> None:
         """Take back what an op changed in memory: it is not in the books."""

@@ -72,9 +72,9 @@ class TransferCheck(msgspec.Struct, frozen=True):
     corrected_tenant: int | None
     corrected_amount: int | None
     refunded: int | None
-    """nano-USD of that charge refunded, this transfer included."""
+    """nano-USD of that charge refunded, this transfer included; None: none."""
     rerated: int | None
-    """nano-USD of that charge given back by re-rating, this transfer included; below 0 where more was charged."""
+    """nano-USD of it given back by re-rating, this transfer included; below 0 where more was taken. None: none."""
 
 
 TRANSFERS = """
@@ -82,10 +82,10 @@ SELECT t.id, t.ts_ns, t.kind, t.debit, t.credit, t.amount, t.tenant, t.balance, 
        t.actor, t.note, t.prev_hash, t.hash, t.request, r.tenant, r.billing, r.charged, r.written_off,
        c.id, c.kind, c.tenant, c.amount,
        CASE WHEN c.id IS NOT NULL THEN
-         (SELECT coalesce(sum(f.amount), 0) FROM transfers AS f WHERE f.reverses = c.id AND f.id <= t.id) END,
-       CASE WHEN c.id IS NOT NULL THEN
-         (SELECT coalesce(sum(CASE a.credit WHEN a.tenant THEN a.amount ELSE -a.amount END), 0) FROM transfers AS a
-          WHERE a.request = c.request AND a.kind = 'adjustment' AND a.id <= t.id) END
+         (SELECT sum(f.amount) FROM transfers AS f WHERE f.reverses = c.id AND f.id <= t.id) END,
+       CASE WHEN t.kind IN ('adjustment', 'refund') THEN
+         (SELECT sum(CASE a.credit WHEN a.tenant THEN a.amount ELSE -a.amount END) FROM transfers AS a
+          WHERE a.request = coalesce(c.request, t.request) AND a.kind = 'adjustment' AND a.id <= t.id) END
 FROM transfers AS t
 LEFT JOIN requests AS r ON r.n = t.request
 LEFT JOIN transfers AS c ON c.id = CASE t.kind
@@ -163,14 +163,15 @@ def _corrects(t: TransferCheck) -> bool:
 def _given_back(t: TransferCheck) -> Iterator[tuple[str, str]]:
     """I10: nobody gets back more than was charged, nor what somebody else was charged."""
     given_nano = t.amount if t.credit == t.tenant else -t.amount
-    if t.corrected is None or t.corrected_amount is None or t.refunded is None or t.rerated is None:
-        if given_nano > 0:
-            yield "I10", f"transfer {t.id} ({t.kind}) gives back what was not charged"
-        return
-    if t.corrected_kind not in ("charge", "byok_fee") or t.corrected_tenant != t.tenant:
-        yield "I10", f"transfer {t.id} ({t.kind}) corrects transfer {t.corrected}, of another tenant or no charge"
-    if given_nano > 0 and max(t.refunded, t.refunded + t.rerated) > t.corrected_amount:
-        yield "I10", f"with transfer {t.id} ({t.kind}) more is given back of transfer {t.corrected} than it charged"
+    charged_nano = t.corrected_amount if t.corrected_amount is not None else 0
+    refunded_nano = t.refunded if t.refunded is not None else 0
+    rerated_nano = t.rerated if t.rerated is not None else 0
+    if t.kind == "refund" and t.corrected_kind not in ("charge", "byok_fee"):
+        yield "I10", f"transfer {t.id} refunds transfer {t.reverses}, which is no charge"
+    if t.corrected_tenant not in (None, t.tenant):
+        yield "I10", f"transfer {t.id} ({t.kind}) corrects transfer {t.corrected}, of another tenant"
+    if given_nano > 0 and max(refunded_nano, refunded_nano + rerated_nano) > charged_nano:
+        yield "I10", f"with transfer {t.id} ({t.kind}) more is given back of transfer {t.corrected} than was charged"
 
 
 OWED = ("paid", "byok")

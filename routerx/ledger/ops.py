@@ -15,7 +15,7 @@ from routerx.domain.tenant import Principal
 from routerx.errors import Conflict, InvalidParameter
 from routerx.ledger.base import KeyRow, TransferRow
 from routerx.ledger.batch import About, Batch
-from routerx.ledger.schema import HOUSE_CASH
+from routerx.ledger.schema import HOUSE_CASH, HOUSE_REVENUE
 from routerx.money import MAX_NANO, format_usd
 from routerx.secrets import key_id
 
@@ -153,10 +153,12 @@ class Posting(msgspec.Struct, frozen=True):
     reference: str | None
     note: str | None
     now_ns: int
+    request: tuple[str, int] | None = None
+    """Id and number of the request that an adjustment re-rates: it corrects the house's revenue then, not its cash."""
 
 
 class Post(Op):
-    """One posting between the house's cash and a tenant; a known reference gives the first transfer back."""
+    """One posting between the house and a tenant; a known reference gives the first transfer back."""
 
     __slots__ = ("posting",)
 
@@ -170,7 +172,7 @@ class Post(Op):
         account = batch.account(posting.tenant, posting.now_ns)
         batch.flush()
         if posting.reference is not None:
-            known = _by_reference(batch, posting.reference)
+            known = by_reference(batch, posting.reference)
             if known is not None:
                 return _same_posting(known, posting)
         if batch.balance(account) + posting.amount_nano > MAX_NANO:
@@ -178,8 +180,10 @@ class Post(Op):
                 f"The balance of {posting.tenant!r} would pass the ledger's limit of ${format_usd(MAX_NANO)}."
             )
         into = posting.amount_nano > 0
-        parties = (HOUSE_CASH, account, account) if into else (account, HOUSE_CASH, account)
-        about = About(reference=posting.reference, actor=posting.actor, note=posting.note)
+        house = HOUSE_CASH if posting.request is None else HOUSE_REVENUE
+        parties = (house, account, account) if into else (account, house, account)
+        request_id, request = posting.request if posting.request is not None else (None, None)
+        about = About(request_id, request, posting.reference, None, posting.actor, posting.note)
         posted = batch.transfer(posting.kind, parties, abs(posting.amount_nano), posting.now_ns, about)
         batch.audit(
             posting.actor,
@@ -201,7 +205,7 @@ def _posted_row(posted: tuple[int, int, int], posting: Posting) -> TransferRow:
         tenant=posting.tenant,
         amount_nano=posting.amount_nano,
         balance_nano=balance_nano,
-        request_id=None,
+        request_id=None if posting.request is None else posting.request[0],
         reference=posting.reference,
         actor=posting.actor,
         note=posting.note,
@@ -210,11 +214,16 @@ def _posted_row(posted: tuple[int, int, int], posting: Posting) -> TransferRow:
 
 _BY_REFERENCE = """
 SELECT t.id, t.ts_ns, t.kind, a.name, CASE t.credit WHEN t.tenant THEN t.amount ELSE -t.amount END, t.balance,
-       NULL, t.ext_ref, t.actor, t.note
-FROM transfers AS t JOIN accounts AS a ON a.id = t.tenant WHERE t.ext_ref = ?"""
+       r.id, t.ext_ref, t.actor, t.note
+FROM transfers AS t
+JOIN accounts AS a ON a.id = t.tenant
+LEFT JOIN transfers AS c ON c.id = t.reverses
+LEFT JOIN requests AS r ON r.n = coalesce(t.request, c.request)
+WHERE t.ext_ref = ?"""
 
 
-def _by_reference(batch: Batch, reference: str) -> TransferRow | None:
+def by_reference(batch: Batch, reference: str) -> TransferRow | None:
+    """The transfer that has it."""
     row = batch.connection.execute(_BY_REFERENCE, (reference,)).fetchone()
     return None if row is None else TransferRow(*row)
 
@@ -226,8 +235,13 @@ def _same_posting(known: TransferRow, posting: Posting) -> object:
         posting.amount_nano,
     ):
         return known, False
+    return taken(known)
+
+
+def taken(known: TransferRow) -> Conflict:
+    """A reference that belongs to another transfer."""
     return Conflict(
-        f"The reference {posting.reference!r} is taken: transfer {known.id}, {known.kind} of "
+        f"The reference {known.reference!r} is taken: transfer {known.id}, {known.kind} of "
         f"${format_usd(known.amount_nano)} for {known.tenant!r}. Use another reference for another payment."
     )
 

@@ -32,7 +32,10 @@ WITH RECURSIVE statement(id, previous) AS (
 )
 SELECT t.id, t.ts_ns, t.kind, ?1, CASE t.debit WHEN t.tenant THEN -t.amount ELSE t.amount END, t.balance,
        r.id, t.ext_ref, t.actor, t.note
-FROM statement AS s JOIN transfers AS t ON t.id = s.id LEFT JOIN requests AS r ON r.n = t.request
+FROM statement AS s
+JOIN transfers AS t ON t.id = s.id
+LEFT JOIN transfers AS c ON c.id = t.reverses
+LEFT JOIN requests AS r ON r.n = coalesce(t.request, c.request)
 ORDER BY t.id"""
 
 _DETAIL = "SELECT detail FROM log WHERE id = ?"
@@ -48,6 +51,10 @@ _ATTEMPTS = """
 SELECT n, endpoint, provider, credential_id, outcome, upstream_status, dispatched, started_ms, first_byte_ms,
        duration_ms, won, cost_est
 FROM attempts WHERE request = ? ORDER BY n"""
+
+# Numbers of requests grow with the time they settled at, so the first of a time is found by halving.
+_AT = "SELECT settled_ns FROM requests WHERE n >= ? ORDER BY n LIMIT 1"
+_LAST = "SELECT coalesce(max(n), 0) FROM requests"
 
 
 class Reader:
@@ -121,6 +128,19 @@ async def request(requests: Reader, books: Reader, request_id: str) -> RequestRe
         return None
     attempts = await books.fetch(_ATTEMPTS, (rows[0][0],))
     return _from_books(rows[0], attempts)
+
+
+async def first_settled(books: Reader, since_ns: int) -> int:
+    """The smallest number of a request that has settled since then; one above the last where none has."""
+    low, high = 1, int((await books.fetch(_LAST, ()))[0][0]) + 1
+    while low < high:
+        middle = (low + high) // 2
+        rows = await books.fetch(_AT, (middle,))
+        if rows and rows[0][0] < since_ns:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _from_books(row: Sequence[Any], attempts: Sequence[Sequence[Any]]) -> RequestRecord:

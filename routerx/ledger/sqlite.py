@@ -12,7 +12,7 @@ import msgspec
 from routerx.clock import Clock
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import Principal, Tenant
-from routerx.errors import InsufficientBalance, InvalidParameter, LedgerUnusable, NotFound, RouterXError
+from routerx.errors import InsufficientBalance, InvalidParameter, LedgerUnusable, NotFound
 from routerx.ids import new_id
 from routerx.ledger import reports
 from routerx.ledger.base import (
@@ -27,6 +27,7 @@ from routerx.ledger.base import (
     UsageRow,
     VerifyReport,
 )
+from routerx.ledger.bookkeeping import SqliteBookkeeper, refuse_own_reference, row_of, submitted
 from routerx.ledger.books import Books, Closed, belongs_in_books
 from routerx.ledger.budget import floor_of
 from routerx.ledger.database import Connect, connect
@@ -94,6 +95,7 @@ class SqliteLedger:
         self._watch = Watch(options, clock, self._books, self._writer, requests)
         self._tasks = TaskSet()
         self._tasks.spawn("ledger watch", self._watch.run(self._path, opened.verified))
+        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, clock)
         self._closed = False
 
     # --- hot path
@@ -164,8 +166,8 @@ class SqliteLedger:
         now_ns = self._clock.now_ns()
         if reference is None:
             reference = new_id("top", now_ns)
-        elif reference.startswith("opening:"):
-            raise InvalidParameter("References that begin with 'opening:' are the ledger's own.", param="reference")
+        else:
+            refuse_own_reference(reference)
         return await self._post(Posting("topup", tenant, amount_nano, actor, reference, note, now_ns))
 
     async def adjust(self, tenant: str, amount_nano: int, *, actor: str, note: str | None) -> TransferRow:
@@ -318,23 +320,13 @@ class SqliteLedger:
         self._books.get(posting.tenant)
         if posting.amount_nano > 0:
             self._books.require_storage(posting.tenant)
-        result = await self._submit_posting(posting)
-        if isinstance(result, RouterXError):
-            raise result
-        assert isinstance(result, tuple)
-        row, _ = result
-        assert isinstance(row, TransferRow)
-        return row
+        return row_of(await self._submit_posting(posting))
 
     def _submit_posting(self, posting: Posting) -> "asyncio.Future[object]":
-        future = self._books.future()
-        self._books.submit(Post(posting, future))
-        return asyncio.shield(future)  # A caller that leaves does not undo what is on its way.
+        return submitted(self._books, Post(posting, self._books.future()))
 
     async def _submit(self, op: Op) -> None:
-        assert op.future is not None
-        self._books.submit(op)
-        await asyncio.shield(op.future)
+        await submitted(self._books, op)
 
 
 def _opening(tenant: Tenant, now_ns: int) -> Posting:

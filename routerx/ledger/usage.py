@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from routerx.ledger.base import UsageQuery, UsageRow
-from routerx.ledger.reports import Reader
+from routerx.ledger.reports import Reader, first_settled
 
 ROWS_PER_PIECE = 20_000
 """Requests read at once: while a reader reads, the WAL cannot shrink."""
 PIECES_MAX = 500
 """Ten million requests; what is older is left out."""
 
-# Numbers of requests grow with the time they settled at, so the first of a time is found by halving.
-_AT = "SELECT settled_ns FROM requests WHERE n >= ? ORDER BY n LIMIT 1"
 _LAST = "SELECT coalesce(max(n), 0) FROM requests"
 
 _INPUT = ("in_fresh", "in_cache_read", "in_cache_write_5m", "in_cache_write_1h", "in_audio", "in_image")
@@ -36,7 +34,7 @@ GROUP BY 1, 2"""  # noqa: S608 Constants from above only.
 async def provider_usage(books: Reader, query: UsageQuery) -> tuple[UsageRow, ...]:
     """By provider and step, oldest first. Raises StorageBusy."""
     last = int((await books.fetch(_LAST, ()))[0][0])
-    first = await _first_since(books, query.since_ns, last)
+    first = await first_settled(books, query.since_ns)
     first = max(first, last - ROWS_PER_PIECE * PIECES_MAX)
     sums: dict[tuple[int, str], list[int]] = {}
     for start in range(first - 1, last, ROWS_PER_PIECE):
@@ -44,19 +42,6 @@ async def provider_usage(books: Reader, query: UsageQuery) -> tuple[UsageRow, ..
         for row in await books.fetch(_SUM, bounds):
             _add(sums.setdefault((row[1], row[0]), [0] * 7), row[2:])
     return tuple(UsageRow(provider, step, *values) for (step, provider), values in sorted(sums.items()))
-
-
-async def _first_since(books: Reader, since_ns: int, last: int) -> int:
-    """The smallest number of a request that has settled since then."""
-    low, high = 1, last + 1
-    while low < high:
-        middle = (low + high) // 2
-        rows = await books.fetch(_AT, (middle,))
-        if rows and rows[0][0] < since_ns:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def _add(sums: list[int], row: Sequence[Any]) -> None:
