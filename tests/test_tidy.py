@@ -26,6 +26,7 @@ EXCEPTIONS: dict[str, int] = {
     "routerx/ledger/reports.py time.monotonic": 2,  # Called by SQLite in its own thread.
     "routerx/ledger/verify.py time.perf_counter": 2,  # How long a command took, for people.
     "routerx/ledger/writer.py time.time_ns": 1,
+    "routerx/routing/state.py RoutingState.failed parameters": 6,  # With when the call began.
 }
 
 ROOTS = {

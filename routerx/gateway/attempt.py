@@ -196,7 +196,8 @@ class AttemptLoop:
         )
         if not ctx.plan.own_key:
             key, now_s = commit.candidate.endpoint.key, self._clock.monotonic_s()
-            self._routing.failed(key, commit.credential.id, failure, ctx.plan.policy, now_s)
+            policy, began_s = ctx.plan.policy, commit.started_s
+            self._routing.failed(key, commit.credential.id, failure, policy, now_s, began_s=began_s)
 
     def _given_up(self, ctx: RequestContext, failure: Failure) -> UpstreamRefused:
         ctx.outcome = failure.kind.value
@@ -239,7 +240,8 @@ class AttemptLoop:
         assert ctx.plan is not None
         if not ctx.plan.own_key:
             key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
-            self._routing.failed(key, attempt.credential.id, failure, ctx.plan.policy, now_s)
+            policy, began_s = ctx.plan.policy, attempt.started_s
+            self._routing.failed(key, attempt.credential.id, failure, policy, now_s, began_s=began_s)
 
     def _decide(
         self, ctx: RequestContext, plan: Plan, attempt: Attempt, failure: Failure, at: tuple[int, int]
@@ -378,7 +380,7 @@ class AttemptLoop:
         assert ctx.plan is not None
         if not ctx.plan.own_key:
             key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
-            self._routing.abandoned(key, attempt.credential.id, now_s)
+            self._routing.abandoned(key, attempt.credential.id, now_s, began_s=attempt.started_s)
 
     def _told(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> Failure:
         """The failure as it goes on: named for the deadline that was passed, blamed on the caller's own key where that

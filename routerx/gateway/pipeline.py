@@ -378,7 +378,7 @@ class Gateway:
         if ctx.plan is not None and ctx.plan.own_key:
             return
         key, now_s = commit.candidate.endpoint.key, self._parts.clock.monotonic_s()
-        self._parts.routing.abandoned(key, commit.credential.id, now_s)
+        self._parts.routing.abandoned(key, commit.credential.id, now_s, began_s=commit.started_s)
 
     def _failed_midstream(self, ctx: RequestContext, commit: StreamCommit, failure: Failure) -> None:
         ctx.outcome = failure.kind.value

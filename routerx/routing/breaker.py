@@ -2,7 +2,8 @@
 
 closed     calls flow; successes and upstream-blamed failures are counted in buckets of time
 open       nothing flows until a moment; results of calls from before do not prolong it
-half-open  one probe is out; its success closes and forgets, its failure opens for longer
+half-open  one probe is out; its success closes and forgets, its failure opens for longer; results of calls from before
+           it do neither (is_old)
 
 What counts as a failure is the caller's business (domain/failure.py); this file only counts.
 """
@@ -59,6 +60,8 @@ class HalfOpen(msgspec.Struct, frozen=True, gc=False):
 
     probe_until_s: float
     openings: int
+    since_s: float
+    """When the first probe went out: one that takes longer than a cooldown still counts."""
 
 
 Cell = Closed | Open | HalfOpen
@@ -77,7 +80,10 @@ def step(cell: Cell, event: Event, now_s: float, policy: BreakerPolicy) -> Cell:
             return _opened(0, now_s, policy) if _is_bad(counted, now_s, policy) else counted
         return cell
     if event is Event.PROBED:
-        return HalfOpen(now_s + policy.cooldown_s, cell.openings) if allows(cell, now_s) else cell
+        if not allows(cell, now_s):
+            return cell
+        since_s = cell.since_s if isinstance(cell, HalfOpen) else now_s
+        return HalfOpen(now_s + policy.cooldown_s, cell.openings, since_s)
     if isinstance(cell, HalfOpen):
         if event is Event.SUCCEEDED:
             return CLOSED
@@ -91,6 +97,11 @@ def step(cell: Cell, event: Event, now_s: float, policy: BreakerPolicy) -> Cell:
 def allows(cell: Cell, now_s: float) -> bool:
     """Whether a call may go now, as an ordinary one (closed) or as the probe."""
     return isinstance(cell, Closed) or ready_s(cell) <= now_s
+
+
+def is_old(cell: Cell, began_s: float) -> bool:
+    """Whether a call that began then says nothing of the probe that is out: it left before."""
+    return isinstance(cell, HalfOpen) and began_s < cell.since_s
 
 
 def ready_s(cell: Cell) -> float:

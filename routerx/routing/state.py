@@ -18,7 +18,7 @@ from routerx.providers.spec import Credential, Provider, RequestLimit
 from routerx.routing import breaker
 from routerx.routing.breaker import CLOSED, Cell, Closed, Event, HalfOpen, Open
 from routerx.routing.credentials import CredentialBook, KeyStats, SeriesPoint
-from routerx.routing.shortlist import PlanKey, Shortlist
+from routerx.routing.plan_cache import PlanCache
 from routerx.routing.window import RetryBudget, SlidingCount
 
 LATENCY_STALE_S = 300.0
@@ -29,8 +29,9 @@ EWMA_ALPHA = 0.2
 UPTIME_ALPHA = 0.1
 SAMPLES_MAX = 64
 """Measurements kept of an endpoint, for percentiles."""
+ROUNDED_S = 1e-6
+"""More than a time loses when a length is taken from it."""
 LANES_MAX = 4_096
-PLANS_MAX = 4_096
 
 _ANY_BREAKER = BreakerPolicy()  # Successes and abandoned calls step a cell without looking at the policy.
 
@@ -114,37 +115,12 @@ class _Lane:
         self.judged_s = now_s
 
 
-class PlanCache:
-    """The static parts of plans, of one snapshot; the oldest entry goes when it is full."""
-
-    __slots__ = ("_entries", "_snapshot")
-
-    def __init__(self) -> None:
-        self._entries: dict[PlanKey, Shortlist] = {}
-        self._snapshot: Snapshot | None = None
-
-    def get(self, snapshot: Snapshot, key: PlanKey) -> Shortlist | None:
-        if snapshot is not self._snapshot:
-            self._entries.clear()
-            self._snapshot = snapshot
-        return self._entries.get(key)
-
-    def put(self, key: PlanKey, value: Shortlist) -> None:
-        """Store for the snapshot last asked for."""
-        if len(self._entries) >= PLANS_MAX:
-            del self._entries[next(iter(self._entries))]
-        self._entries[key] = value
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-
 class RoutingState:
     """See the module."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.plans: PlanCache = PlanCache()
+        self.plans = PlanCache()
         self._lanes: dict[str, _Lane] = {}
         self.credentials = CredentialBook()
         self._windows: dict[str, tuple[float, SlidingCount]] = {}
@@ -279,8 +255,9 @@ class RoutingState:
         lane = self._lane_of_result(endpoint_key, credential_id, now_s)
         if lane is None:
             return
-        _step(lane, credential_id, Event.SUCCEEDED, _ANY_BREAKER, now_s)
         total_s, ttft_s = measured.total_s, measured.ttft_s
+        if not breaker.is_old(lane.cells.get(credential_id, CLOSED), now_s - total_s + ROUNDED_S):
+            _step(lane, credential_id, Event.SUCCEEDED, _ANY_BREAKER, now_s)
         fresh = now_s - lane.measured_s > LATENCY_STALE_S
         if fresh:
             lane.ttfts.clear()
@@ -306,27 +283,37 @@ class RoutingState:
         if measured.reserved:
             self.credentials.used(credential_id, now_s - total_s, measured.reserved, measured.tokens)
 
-    def failed(self, endpoint_key: str, credential_id: str, failure: Failure, policy: Policy, now_s: float) -> None:
-        """A call failed; what that does to the circuit and the credential is the failure's rule."""
+    def failed(
+        self,
+        endpoint_key: str,
+        credential_id: str,
+        failure: Failure,
+        policy: Policy,
+        now_s: float,
+        *,
+        began_s: float = math.inf,
+    ) -> None:
+        """A call failed; what that does to the circuit and the credential is the failure's rule. `began_s`: when it was
+        picked; a circuit learns nothing of its probe from calls that left before."""
         lane = self._lane_of_result(endpoint_key, credential_id, now_s)
         if lane is None:
             return
         effect = failure.rule.effect
         self.credentials.failed(credential_id, failure, now_s)
+        event = Event.ABANDONED  # Nobody is to blame: nothing is counted, and a probe that met this is given back.
         if effect is Effect.COUNT or effect is Effect.COUNT_HALF:
             event = Event.FAILED if effect is Effect.COUNT else Event.FAILED_HALF
-            _step(lane, credential_id, event, policy.breaker, now_s)
             lane.judge(0.0 if effect is Effect.COUNT else 0.5, now_s)
-        else:
-            # The endpoint is not to blame: nothing is counted, and a probe that met this is given back.
-            _step(lane, credential_id, Event.ABANDONED, policy.breaker, now_s)
+        if not breaker.is_old(lane.cells.get(credential_id, CLOSED), began_s):
+            _step(lane, credential_id, event, policy.breaker, now_s)
 
-    def abandoned(self, endpoint_key: str, credential_id: str, now_s: float) -> None:
+    def abandoned(self, endpoint_key: str, credential_id: str, now_s: float, *, began_s: float = math.inf) -> None:
         """The client went away before the call said anything: nothing is counted, a probe is given back."""
         lane = self._lane_of_result(endpoint_key, credential_id, now_s)
         if lane is None:
             return
-        _step(lane, credential_id, Event.ABANDONED, _ANY_BREAKER, now_s)
+        if not breaker.is_old(lane.cells.get(credential_id, CLOSED), began_s):
+            _step(lane, credential_id, Event.ABANDONED, _ANY_BREAKER, now_s)
         self.credentials.return_probe(credential_id, now_s)
 
     def paced(self, credential_id: str, wait_s: float, now_s: float) -> None:

@@ -15,6 +15,7 @@ from routerx.routing.breaker import (
     Open,
     allows,
     in_window,
+    is_old,
     ready_s,
     step,
 )
@@ -88,6 +89,13 @@ def test_a_probe_that_is_never_heard_of_again_does_not_block_for_ever() -> None:
     probing = step(Open(130.0, 1), Event.PROBED, 131.0, POLICY)
     assert not allows(probing, 131.0 + POLICY.cooldown_s - 0.1)
     assert allows(probing, 131.0 + POLICY.cooldown_s)
+
+
+def test_a_probe_that_takes_longer_than_a_cooldown_still_counts() -> None:
+    probing = run(run(Open(130.0, 1), [Event.PROBED], 131.0), [Event.PROBED], 131.0 + POLICY.cooldown_s)
+    assert isinstance(probing, HalfOpen)
+    assert not is_old(probing, 131.0)
+    assert is_old(probing, 130.9)
 
 
 def test_results_of_calls_from_before_do_not_move_an_open_circuit() -> None:

@@ -9,7 +9,7 @@ from routerx.domain.policy import Fence, Policy, Sort
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import OnUnpriced
 from routerx.errors import ModelNotFound, NoHealthyUpstream, UpstreamsLimited
-from routerx.routing import state as state_module
+from routerx.routing import plan_cache
 from routerx.routing.plan import no_healthy
 from routerx.routing.state import EXPLORE_S
 from tests.unit.routing.routing_world import (
@@ -236,7 +236,7 @@ def test_tenants_do_not_share_what_is_cached() -> None:
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_module, "PLANS_MAX", 8)
+    monkeypatch.setattr(plan_cache, "PLANS_MAX", 8)
     world = World(snapshot([model("m", endpoint("a/x"))], [provider("mock", mock=True)]))
     for number in range(50):
         world.plan(chat(f"mock/typed-{number}"))

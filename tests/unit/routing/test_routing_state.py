@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from routerx.domain.failure import FailureKind
 from routerx.domain.policy import Policy
@@ -133,6 +135,7 @@ def test_exactly_one_probe_goes_through_an_open_circuit_per_interval() -> None:
     world.now_s += POLICY.breaker.cooldown_s
     assert [world.pick("a/x") for _ in range(3)] == ["a-1", None, None]
     assert world.state.view(world.now_s)[0].circuit == "half_open"
+    world.now_s += 1.0
     world.state.succeeded("a/x", "a-1", Measured(0.1, 1.0), world.now_s)
     assert world.pick("a/x") == "a-1"
 
@@ -150,6 +153,73 @@ def test_a_probe_that_says_nothing_of_the_endpoint_is_given_back(how: str) -> No
         world.state.failed("a/x", "a-1", failure(kind), POLICY, world.now_s)
         world.now_s += 1.0
     assert world.pick("a/x") == "a-1"
+
+
+@pytest.mark.parametrize("how", ["succeeded", "failed", "abandoned", "rejected"])
+def test_calls_from_before_the_probe_say_nothing_of_it(how: str) -> None:
+    """A hundred calls that hung when their provider went down end one by one, long after its circuit has opened."""
+    world = one_key()
+    began_s = world.now_s
+    world.fail("a/x", FailureKind.SERVER_ERROR, times=5)
+    world.now_s += POLICY.breaker.cooldown_s
+    probed_s = world.now_s
+    assert world.pick("a/x") == "a-1"
+    world.now_s += 1.0
+    match how:
+        case "succeeded":
+            world.state.succeeded("a/x", "a-1", Measured(None, world.now_s - began_s), world.now_s)
+        case "abandoned":
+            world.state.abandoned("a/x", "a-1", world.now_s, began_s=began_s)
+        case _:
+            kind = FailureKind.FIRST_BYTE_TIMEOUT if how == "failed" else FailureKind.REJECTED
+            world.state.failed("a/x", "a-1", failure(kind), POLICY, world.now_s, began_s=began_s)
+    assert world.state.view(world.now_s)[0].circuit == "half_open"
+    assert world.pick("a/x") is None
+    world.state.succeeded("a/x", "a-1", Measured(None, world.now_s - probed_s), world.now_s)
+    assert world.state.view(world.now_s)[0].circuit == "closed"
+
+
+@given(st.floats(0.0, 1e4), st.floats(0.0, 600.0))
+def test_the_probes_own_answer_is_never_taken_for_an_older_one(at_s: float, took_s: float) -> None:
+    world = one_key()
+    world.now_s = at_s
+    world.fail("a/x", FailureKind.SERVER_ERROR, times=5)
+    world.now_s += POLICY.breaker.cooldown_s
+    assert world.pick("a/x") == "a-1"
+    end_s = world.now_s + took_s
+    world.state.succeeded("a/x", "a-1", Measured(None, end_s - world.now_s), end_s)
+    assert world.state.view(end_s)[0].circuit == "closed"
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 8.0), st.booleans()), min_size=1, max_size=150))
+@settings(max_examples=60, deadline=None)
+def test_while_everybody_is_down_each_endpoint_gets_one_call_per_cooldown(steps: list[tuple[float, bool]]) -> None:
+    """However often a look off the request path says that its provider is well."""
+    world = one_key()
+    world.fail("a/x", FailureKind.SERVER_ERROR, times=5)
+    opened_s = world.now_s
+    calls = 0
+    for passed_s, looks in steps:
+        world.now_s += passed_s
+        if looks:
+            world.state.brought_forward("a/x", "a-1", world.now_s, POLICY)
+        if world.pick("a/x") is not None:
+            calls += 1
+            world.state.failed("a/x", "a-1", failure(FailureKind.SERVER_ERROR), POLICY, world.now_s)
+    assert calls <= (world.now_s - opened_s) / POLICY.breaker.cooldown_s
+
+
+def test_a_good_look_brings_the_probe_forward_to_the_end_of_one_cooldown() -> None:
+    world, cooldown_s = one_key(), POLICY.breaker.cooldown_s
+    world.fail("a/x", FailureKind.SERVER_ERROR, times=5)
+    assert not world.state.brought_forward("a/x", "a-1", world.now_s, POLICY)  # It is due by then anyway.
+    world.now_s += cooldown_s
+    world.fail("a/x", FailureKind.SERVER_ERROR)
+    ready_in_s = world.state.ready_in_s(world.config.providers["a"], "a/x", world.now_s)
+    assert ready_in_s == 2 * cooldown_s
+    assert world.state.brought_forward("a/x", "a-1", world.now_s + 1.0, POLICY)
+    assert world.state.ready_in_s(world.config.providers["a"], "a/x", world.now_s) == cooldown_s
+    assert not world.state.brought_forward("b/x", "b-1", world.now_s, POLICY)
 
 
 def test_a_credential_over_its_requests_per_minute_is_skipped_not_failed() -> None:
