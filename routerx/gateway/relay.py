@@ -18,6 +18,8 @@ log = logging.getLogger("routerx.gateway.relay")
 TAIL_S = 10.0
 """How long to wait for usage and the end mark once every choice has finished: some providers send neither and do not
 close either."""
+MARK_S = 1.0
+"""And how long for the end mark alone."""
 
 DRAIN_S = 60.0
 """How long a stream is read on whose caller has gone."""
@@ -119,12 +121,16 @@ async def drain(commit: StreamCommit) -> bool:
 async def _tail(commit: StreamCommit) -> None:
     """Read on after the last choice has finished: the usage frame and the end mark. All of it is withheld."""
     tap, reply = commit.tap, commit.reply
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(TAIL_S):
+        async with asyncio.timeout(TAIL_S if tap.usage is None else MARK_S) as tail:
             while not tap.done and tap.failure is None:
                 data = await reply.chunk()
                 if not data:
                     return
+                before = tap.usage
                 _fed(commit, data)
+                if before is None and tap.usage is not None:
+                    tail.reschedule(loop.time() + MARK_S)
     except TimeoutError:
         return
