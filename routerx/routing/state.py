@@ -67,7 +67,7 @@ class Measured(msgspec.Struct, frozen=True, gc=False):
     total_s: float
     output_tokens: int = 0
     tokens: int = 0
-    """In and out together."""
+    """In and out together; 0: nobody reports it."""
     reserved: int = 0
     """Tokens that were reserved for it (pick_credential)."""
 
@@ -280,7 +280,7 @@ class RoutingState:
         if lane.uptime != 1.0:
             lane.judge(1.0, now_s)
         self.credentials.proved(credential_id, measured.tokens, now_s)
-        if measured.reserved:
+        if measured.reserved > 0 and measured.tokens > 0:
             self.credentials.used(credential_id, now_s - total_s, measured.reserved, measured.tokens)
 
     def failed(

@@ -72,6 +72,43 @@ def test_what_was_done_with_a_key_is_counted_in_all_and_by_time() -> None:
     assert sum(point.requests for point in book.series(KEY.id, 3_600.0, 1_800.0, now_s)) == 4
 
 
+@given(
+    st.lists(st.tuples(st.floats(0.0, 900.0), st.booleans()), min_size=1, max_size=40),
+    st.sampled_from([60.0, 300.0, 3_600.0, 7_000.0]),
+    st.integers(1, 24),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_series_has_every_call_of_its_window_once_to_the_minute(
+    calls: list[tuple[float, bool]], step_s: float, steps: int
+) -> None:
+    book, now_s, ended = CredentialBook(), NOW_S, []
+    for gap_s, good in calls:
+        now_s += gap_s
+        ended.append(now_s)
+        if good:
+            book.proved(KEY.id, 7, now_s)
+        else:
+            book.failed(KEY.id, Failure(FailureKind.SERVER_ERROR, "x"), now_s)
+    series = book.series(KEY.id, steps * step_s, step_s, now_s)
+    assert [point.ago_s for point in series] == [(steps - n) * step_s for n in range(steps)]
+    begin_s = now_s - steps * step_s
+    shown = sum(point.requests for point in series)
+    assert sum(at_s > begin_s for at_s in ended) <= shown <= sum(at_s > begin_s - 60.0 for at_s in ended)
+    assert sum(point.successes + point.failures for point in series) == shown
+    (stats,) = book.stats(now_s)
+    assert stats.requests == stats.successes + stats.failures == len(calls)
+    assert stats.tokens == 7 * stats.successes
+
+
+def test_a_key_is_kept_only_as_long_as_it_is_configured() -> None:
+    book = CredentialBook()
+    book.failed("lab-1", Failure(FailureKind.AUTH_FAILED, "x"), NOW_S)
+    book.failed("lab-2", Failure(FailureKind.AUTH_FAILED, "x"), NOW_S)
+    book.retain(frozenset({"lab-2"}))
+    assert [one.credential_id for one in book.stats(NOW_S)] == ["lab-2"]
+    assert (book.state("lab-1", NOW_S), book.state("lab-2", NOW_S)) == ("active", "quarantined")
+
+
 def test_a_key_that_nobody_used_has_an_empty_history() -> None:
     assert [point.requests for point in CredentialBook().series("nobody", 120.0, 60.0, NOW_S)] == [0, 0]
 

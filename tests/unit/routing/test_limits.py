@@ -123,12 +123,23 @@ def test_where_only_tokens_are_in_the_way_callers_are_told_when_their_request_fi
 
 
 def test_tokens_of_a_call_that_failed_stay_reserved() -> None:
-    """Providers count calls that they refuse (OpenAI's guide on rate limits)."""
+    """Calls that fail count against OpenAI's limits (its guide on rate limits)."""
     world = one(by_tokens("a", 1_000))
     at, key = world.endpoint("a/x"), world.config.providers["a"]
     assert world.state.pick_credential(key, at, POLICY, world.now_s, tokens=900) is not None
     world.state.failed("a/x", "a-1", failure(FailureKind.SERVER_ERROR), POLICY, world.now_s)
     assert world.state.pick_credential(key, at, POLICY, world.now_s, tokens=900) is None
+
+
+@pytest.mark.parametrize(("reported", "room"), [(0, False), (100, True)])
+def test_tokens_that_nobody_reports_stay_reserved(reported: int, room: bool) -> None:
+    world = one(by_tokens("a", 1_000))
+    at, key = world.endpoint("a/x"), world.config.providers["a"]
+    assert world.state.pick_credential(key, at, POLICY, world.now_s, tokens=900) is not None
+    world.now_s += 2.0
+    world.state.succeeded("a/x", "a-1", Measured(None, 2.0, tokens=reported, reserved=900), world.now_s)
+    picked = world.state.pick_credential(key, at, POLICY, world.now_s, tokens=500)
+    assert (picked is not None) is room
 
 
 calls_by_tokens = st.lists(
@@ -156,7 +167,7 @@ def test_no_minute_takes_more_tokens_than_the_limit_however_late_the_bills_come(
             world.state.succeeded("a/x", "a-1", Measured(None, end_s - began_s, 1, tokens, held), end_s)
         at = world.endpoint("a/x")
         if world.state.pick_credential(made, at, POLICY, world.now_s, tokens=reserved) is not None:
-            used = min(share, reserved)
+            used = max(1, min(share, reserved))
             went.append((world.now_s, used))
             bills.append((world.now_s + took_s, world.now_s, used, reserved))
     for end_s, _ in went:
