@@ -21,7 +21,7 @@ from routerx.routing.decide import AttemptState, decide, following
 from routerx.routing.plan import make_plan
 from routerx.routing.shortlist import Ask
 from routerx.routing.state import Measured, RoutingState
-from tests.simulation.world import MODEL, OUTPUT_TOKENS, RATE, Site, World
+from tests.simulation.world import MODEL, OUTPUT_TOKENS, Site, World
 
 FAIL_S = 0.05
 """How fast a dead endpoint says so."""
@@ -57,13 +57,16 @@ class Outcome:
     dispatches: int = 0
     blackout_requests: int = 0
     blackout_dispatches: int = 0
+    back_s: float | None = None
+    """From the end of the blackout to the first answer after it."""
     answered: dict[str, list[float]] = field(default_factory=dict)
     """When each endpoint was asked."""
     leaders: list[str | None] = field(default_factory=list)
-    """Who answered most in each span of LEADER_S."""
+    """Who answered nearly all in each span of LEADER_S; None: nobody did. Equals, who share by lot, lead nothing."""
 
 
 LEADER_S = 5.0
+LEADER_SHARE = 0.7
 
 
 class Run:
@@ -81,18 +84,22 @@ class Run:
         self._span_end_s = LEADER_S
 
     def go(self, requests: int) -> Outcome:
-        for n in range(1, int(requests / RATE / LOOK_S)):
+        for n in range(1, int(self.world.length_s / LOOK_S)):
             self._at(n * LOOK_S, self._look)
         for n in range(requests):
-            self._at(n / RATE + self.rng.uniform(0.0, 1.0 / RATE), self._arrive)
+            self._at((n + self.rng.random()) / self.world.rate, self._arrive)
         while self._events:
             self.now_s, _, event = heapq.heappop(self._events)
             while self.now_s >= self._span_end_s:
-                self.out.leaders.append(self._span.most_common(1)[0][0] if self._span else None)
+                self.out.leaders.append(self._leader())
                 self._span.clear()
                 self._span_end_s += LEADER_S
             event()
         return self.out
+
+    def _leader(self) -> str | None:
+        first, answers = self._span.most_common(1)[0] if self._span else (None, 0)
+        return first if answers > LEADER_SHARE * self._span.total() else None
 
     def _at(self, at_s: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), event))
@@ -145,6 +152,8 @@ class Run:
 
     def _answer(self, request: Request, site: Site, credential: Credential, ttft_s: float, took_s: float) -> None:
         out = self.out
+        if out.back_s is None and self.now_s - took_s >= self.world.blackout.end_s:
+            out.back_s = self.now_s - took_s + ttft_s - self.world.blackout.end_s
         out.served += 1
         out.waits += self.now_s - took_s + ttft_s - request.began_s
         out.prices += site.price_pico

@@ -12,7 +12,7 @@ from routerx.providers.spec import Auth, Credential, Provider
 
 ENDPOINTS = 10
 RATE = 50.0
-"""Requests a second."""
+"""Requests a second, where nobody says otherwise."""
 OUTPUT_TOKENS = 200
 MODEL = "m"
 
@@ -61,6 +61,8 @@ class World:
 
     sites: tuple[Site, ...]
     length_s: float
+    rate: float
+    """Requests a second."""
     blackout: Outage
 
     def snapshot(self, sort: Sort) -> Snapshot:
@@ -87,9 +89,9 @@ class World:
         return Snapshot(1, ServerConfig(), providers, {MODEL: model}, paths, policies, {}, {}, {})
 
 
-def build(seed: int, requests: int) -> World:
+def build(seed: int, requests: int, rate: float = RATE) -> World:
     rng = random.Random(seed)
-    length_s = requests / RATE
+    length_s = requests / rate
     sites = []
     for n in range(ENDPOINTS):
         site = Site(
@@ -108,4 +110,4 @@ def build(seed: int, requests: int) -> World:
     blackout = Outage(0.5 * length_s, 0.53 * length_s)
     for site in sites:
         site.outages.append(blackout)
-    return World(tuple(sites), length_s, blackout)
+    return World(tuple(sites), length_s, rate, blackout)

