@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ class End(Enum):
 
 @dataclass(eq=False)
 class Request:
-    """A request as it arrived. Header names are in lower case."""
+    """A request as it arrived, and when (monotonic). Header names are in lower case."""
 
     n: int
     connection: int
@@ -37,6 +38,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     _gone: asyncio.Event
+    at_s: float = field(default_factory=time.monotonic)
 
     @cached_property
     def json(self) -> Any:
