@@ -155,7 +155,8 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         limit=None if entry.limit is None else RequestLimit(entry.limit.requests, entry.limit.window),
         keeps_data=entry.keeps_data,
         zdr=entry.zdr,
-        public=preset is not None and entry.base_url is None,
+        # A preset of plain HTTP is a server of the user's own.
+        public=preset is not None and entry.base_url is None and url.startswith("https:"),
         mock=mock,
         proxy=_proxy(run, path, entry),
         ca_file=_ca_file(run, path, entry),

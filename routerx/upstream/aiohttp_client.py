@@ -32,7 +32,7 @@ from routerx.upstream.bounds import (
     LINE_BYTES_MAX,
     READ_BUFFER_BYTES,
 )
-from routerx.upstream.dns import DNS_TTL_S, StaleResolver
+from routerx.upstream.dns import DNS_TTL_S, StaleResolver, guarded
 from routerx.upstream.faults import CAUGHT, Phase, failure, failure_of
 from routerx.upstream.sockets import private_trust
 
@@ -103,11 +103,12 @@ class AiohttpTransport:
 
     def _new_session(self, call: UpstreamCall, *, reuse: bool) -> aiohttp.ClientSession:
         resolver = StaleResolver(ThreadedResolver(), self._provider.timeouts.connect_s * DNS_SHARE, time.monotonic)
+        proxy = self._proxy(call)
         pool = WirePool(
             limit=0,
             limit_per_host=0,
             ssl=self._trust(call),
-            resolver=resolver,
+            resolver=guarded(resolver, public=self._provider.public, spared=None if proxy is None else proxy.host),
             ttl_dns_cache=DNS_TTL_S,
             **({"keepalive_timeout": KEEPALIVE_S} if reuse else {"force_close": True}),
         )

@@ -19,7 +19,7 @@ from routerx.providers.spec import Provider
 from routerx.upstream.bounds import DNS_SHARE, KEEPALIVE_S
 from routerx.upstream.direct_head import Address
 from routerx.upstream.direct_wire import Wire
-from routerx.upstream.dns import AddressBook, StaleResolver
+from routerx.upstream.dns import AddressBook, StaleResolver, guarded
 from routerx.upstream.faults import Phase, failure, failure_of
 from routerx.upstream.sockets import keepalive_socket, private_trust, system_trust
 
@@ -84,7 +84,7 @@ class DirectPool:
         self._all_closed: asyncio.Future[None] | None = None
         self._private_trust: ssl.SSLContext | None = None
         resolver = StaleResolver(ThreadedResolver(), provider.timeouts.connect_s * DNS_SHARE, time.monotonic)
-        self._names = AddressBook(resolver, time.monotonic)
+        self._names = AddressBook(guarded(resolver, public=provider.public), time.monotonic)
 
     def origin(self, address: Address) -> Origin:
         key = (address.tls, address.host, address.port)

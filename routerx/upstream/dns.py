@@ -6,12 +6,17 @@ the name serve. In front of this good answers are kept for DNS_TTL_S, by aiohttp
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 from typing import TypeVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
+
+from routerx.upstream.egress import is_public
+
+log = logging.getLogger("routerx.upstream.dns")
 
 _V = TypeVar("_V")
 
@@ -51,6 +56,50 @@ class StaleResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+class BlockedAddress(OSError):
+    """A public provider's name leads to nothing but addresses that are not public."""
+
+
+class PublicOnly(AbstractResolver):
+    """Wraps the resolver of a public provider: who answers its name with an address of this machine, of a private
+    network or of a cloud's metadata service would be sent the provider's key (FAULTS.md 4).
+
+    Such addresses are left out. Raises BlockedAddress where nothing else is left.
+    """
+
+    def __init__(self, inner: AbstractResolver, spared: str | None = None) -> None:
+        """`spared`: a name that may lead anywhere, as an operator's own proxy may."""
+        self._inner = inner
+        self._spared = spared
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        if host == self._spared:
+            return found
+        public = [one for one in found if is_public(one["host"])]
+        if len(public) < len(found):
+            refused = ", ".join(one["host"] for one in found if one not in public)
+            log.warning(
+                "security: %s belongs to a public provider and leads to %s, which is not public; nothing is sent there."
+                " If it is meant, set base_url.",
+                host,
+                refused,
+            )
+        if not public:
+            raise BlockedAddress(f"{host} leads to no public address")
+        return public
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def guarded(resolver: AbstractResolver, *, public: bool, spared: str | None = None) -> AbstractResolver:
+    """`resolver`, watched where it is a public provider's."""
+    return PublicOnly(resolver, spared) if public else resolver
 
 
 class AddressBook:

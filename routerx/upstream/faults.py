@@ -16,6 +16,7 @@ from aiohttp import client_exceptions, http_exceptions
 
 from routerx.domain.call import UpstreamCall
 from routerx.domain.failure import Failure, FailureKind
+from routerx.upstream.dns import BlockedAddress
 
 
 class Phase(Enum):
@@ -47,6 +48,7 @@ KINDS: Mapping[type[BaseException], FailureKind | ByPhase] = {
     aiohttp.ServerTimeoutError: _TIMEOUT,
     aiohttp.SocketTimeoutError: _TIMEOUT,
     # Connecting.
+    BlockedAddress: FailureKind.BLOCKED_ADDRESS,
     socket.gaierror: FailureKind.DNS_ERROR,
     aiohttp.ClientConnectorDNSError: FailureKind.DNS_ERROR,
     ssl.SSLError: FailureKind.TLS_ERROR,
@@ -100,8 +102,11 @@ def kind_of(error: BaseException, phase: Phase) -> FailureKind:
     if isinstance(error, aiohttp.ClientPayloadError) and error.__cause__ is not None:
         # aiohttp wraps the parser's verdict on a body: which of them it was decides between cut short and illegal.
         return kind_of(error.__cause__, phase)
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, TimeoutError):
-        return FailureKind.CONNECT_TIMEOUT  # ETIMEDOUT: the kernel gave up before our deadline.
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, BlockedAddress):
+            return FailureKind.BLOCKED_ADDRESS
+        if isinstance(error.os_error, TimeoutError):
+            return FailureKind.CONNECT_TIMEOUT  # ETIMEDOUT: the kernel gave up before our deadline.
     found = next((KINDS[cls] for cls in type(error).__mro__ if cls in KINDS), FailureKind.PROTOCOL_ERROR)
     if isinstance(found, FailureKind):
         return found
@@ -138,6 +143,7 @@ _SAYINGS: Mapping[FailureKind, str] = {
     FailureKind.CONNECT_ERROR: "could not be reached",
     FailureKind.DNS_ERROR: "could not be found: its host name did not resolve",
     FailureKind.TLS_ERROR: "could not be reached securely",
+    FailureKind.BLOCKED_ADDRESS: "was not called: its public host name leads to an address that is not public",
     FailureKind.RESET_BEFORE_OUTPUT: "closed the connection without an answer",
     FailureKind.RESET_MIDSTREAM: "closed the connection in the middle of its answer",
     FailureKind.TRUNCATED: "ended its answer before it was complete",

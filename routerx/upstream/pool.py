@@ -21,6 +21,7 @@ def _identity(provider: Provider) -> Identity:
         provider.timeouts,
         provider.proxy,
         provider.ca_file,
+        provider.public,
         provider.mock,
     )
 

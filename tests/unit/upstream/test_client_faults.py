@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from routerx.domain.failure import FailureKind, UpstreamFault
-from routerx.upstream import aiohttp_wire, direct_wire
+from routerx.upstream import aiohttp_client, aiohttp_wire, direct_pool, direct_wire, dns
 from tests.support.upstream import (
     Behaviour,
     End,
@@ -34,7 +35,7 @@ TLS = Path(__file__).parents[2] / "support" / "tls"
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-# --- connecting: rows 1-3, 5, 6 ----------------------------------------------------------------------------------
+# --- connecting: rows 1-6 ----------------------------------------------------------------------------------
 
 
 async def test_refused_is_a_connect_error() -> None:
@@ -74,6 +75,63 @@ async def test_a_syn_without_an_answer_is_a_connect_timeout() -> None:
 async def test_an_unknown_host_is_a_dns_error() -> None:
     async with transport() as out:
         assert (await failing(out, call("http://does-not-exist.invalid"))).kind is FailureKind.DNS_ERROR
+
+
+class LeadsTo(AbstractResolver):
+    """A resolver that says these addresses, whatever it is asked for."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=one, port=port, family=socket.AF_INET, proto=0, flags=0)
+            for one in self.addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    for module in (aiohttp_client, direct_pool):
+        monkeypatch.setattr(module, "ThreadedResolver", lambda: LeadsTo(*addresses))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1"])
+async def test_a_public_provider_is_not_called_at_an_address_that_is_not_public(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    lead_to(monkeypatch, address)
+    async with ScriptedUpstream() as upstream, transport(public=True) as out:
+        found = await failing(out, call(upstream.url.replace("127.0.0.1", "api.acme.test")))
+        assert found.kind is FailureKind.BLOCKED_ADDRESS
+        assert address not in found.message
+        assert f"security: api.acme.test belongs to a public provider and leads to {address}" in caplog.text
+        assert upstream.connections == 0
+
+
+async def test_of_a_public_providers_addresses_only_the_public_ones_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    lead_to(monkeypatch, "10.1.2.3", "127.0.0.1")
+    monkeypatch.setattr(dns, "is_public", lambda address: address == "127.0.0.1")
+    async with ScriptedUpstream() as upstream, transport(public=True) as out:
+        assert b"Hello" in await fetch(out, call(upstream.url.replace("127.0.0.1", "api.acme.test")))
+
+
+async def test_a_provider_of_the_users_own_may_be_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    lead_to(monkeypatch, "127.0.0.1")
+    async with ScriptedUpstream() as upstream, transport() as out:
+        assert b"Hello" in await fetch(out, call(upstream.url.replace("127.0.0.1", "llm.lan")))
+
+
+async def test_a_proxy_before_a_public_provider_may_be_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    lead_to(monkeypatch, "127.0.0.1")
+    async with ScriptedUpstream() as upstream:
+        proxy = upstream.url.replace("127.0.0.1", "proxy.lan")
+        async with transport(public=True, proxy=proxy) as out:
+            assert b"Hello" in await fetch(out, call("http://api.acme.test"))
 
 
 def tls_server(name: str) -> ssl.SSLContext:
