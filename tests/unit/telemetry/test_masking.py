@@ -14,7 +14,7 @@ TOKEN = "Ab3dEf6hIj9kLm2nOp5q"
 @pytest.mark.parametrize(
     "key",
     [
-        new_api_key(),
+        pytest.param(new_api_key(), id="made here"),  # Another one in each run, and the same test.
         f"sk-{TOKEN}",
         f"sk-proj-{TOKEN}",
         f"sk-ant-api03-{TOKEN}",
