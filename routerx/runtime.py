@@ -171,6 +171,7 @@ class Runtime:
         today = utc_day(self.clock.now_ns())
         for name in snapshot.tenants:
             self.limiter.seed_daily(name, ledger.funds(name).requests_today, today)
+        self.limiter.key_requests = lambda tenant, key_id: ledger.key_use(tenant, key_id).requests_today
         return ledger
 
     def _own_data_dir(self, server: ServerConfig) -> None:
@@ -194,7 +195,7 @@ class Runtime:
             ]
         )
         sources = OwnSources(self.ledger, self.limiter, self.vitals, reports, self.clock, self.providers.worst_circuit)
-        own = OwnApi(OwnViews(sources), self.holder, self.ledger)
+        own = OwnApi(OwnViews(sources), self.holder, self.ledger, self.clock)
         tenant, explain = TenantApi(self.gateway, door), ExplainApi(explainer, door)
         return App(Apis(tenant, own, explain, admin, self.vitals, self.holder), self.clock)
 

@@ -5,10 +5,10 @@ import msgspec
 from routerx.config.compilation import Compilation
 from routerx.config.compile_server import digest_of, exposed_at
 from routerx.config.problems import Path
-from routerx.config.schema import PlanEntry
+from routerx.config.schema import LimitsBlock, PlanEntry, TenantEntry, TenantKeyEntry
 from routerx.config.snapshot import ServerConfig
 from routerx.domain.policy import Policy
-from routerx.domain.tenant import Billing, Limits, OnUnpriced, Plan, Principal, Tenant
+from routerx.domain.tenant import Billing, KeyTerms, Limits, OnUnpriced, Plan, Principal, Tenant
 from routerx.secrets import API_KEY_CHARS_MAX, key_digest, key_id
 
 DEMO_KEY = "demo_key_fake_123456"
@@ -40,9 +40,10 @@ def compile_tenants(run: Compilation, server: ServerConfig, policies: dict[str, 
             run.problems.add(
                 (*path, "policy"), "no policy has this name", word=entry.policy, valid=run.declared["policies"]
             )
+        terms = plan if plan is not None else plans.get(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN))
         tenants[name] = Tenant(
             name=name,
-            plan=plan if plan is not None else plans.get(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN)),
+            plan=_of_tenant(terms, entry),
             policy=entry.policy,
             allow=tuple(entry.allow),
             opening_balance_nano=entry.opening_balance,
@@ -54,18 +55,12 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
     on_unpriced = entry.on_unpriced
     if on_unpriced is None:
         on_unpriced = OnUnpriced.ALLOW_FLAGGED if entry.billing is Billing.OFF else OnUnpriced.DENY
-    limits = entry.limits
     return Plan(
         name=name,
         billing=entry.billing,
         markup_bp=entry.markup,
         byok_fee_bp=entry.byok_fee,
-        limits=Limits(
-            rpm=limits.rpm,
-            tpm=limits.tpm,
-            concurrency=limits.concurrency,
-            daily_requests=limits.daily_requests,
-        ),
+        limits=Limits(**_limits(entry.limits)),
         spend_limit=entry.spend_limit,
         free_suffix=entry.free_suffix,
         on_unpriced=on_unpriced,
@@ -74,12 +69,42 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
     )
 
 
+def _of_tenant(plan: Plan, entry: TenantEntry) -> Plan:
+    """The plan with what the tenant has in its place."""
+    own = {name: value for name, value in _limits(entry.limits).items() if value is not None}
+    if own:
+        plan = msgspec.structs.replace(plan, limits=msgspec.structs.replace(plan.limits, **own))
+    if entry.spend_limit is not None:
+        plan = msgspec.structs.replace(plan, spend_limit=entry.spend_limit)
+    return plan
+
+
+def _limits(block: LimitsBlock | TenantKeyEntry) -> dict[str, int | None]:
+    return {
+        "rpm": block.rpm,
+        "tpm": block.tpm,
+        "concurrency": block.concurrency,
+        "daily_requests": block.daily_requests,
+    }
+
+
+def _terms(entry: TenantKeyEntry) -> KeyTerms | None:
+    """What holds for one key; None where nothing does."""
+    terms = KeyTerms(
+        allow=tuple(entry.allow),
+        limits=Limits(**_limits(entry)),
+        spend_limit=entry.spend_limit,
+        expires_ns=entry.expires,
+    )
+    return terms if terms != KeyTerms() else None
+
+
 def _keys(run: Compilation, server: ServerConfig, tenants: dict[str, Tenant]) -> dict[str, Principal]:
     keys: dict[str, Principal] = {}
     places: dict[str, Path] = {}
     demo, exposed = key_digest(DEMO_KEY), exposed_at(run, server)
     for name, tenant in tenants.items():
-        for index in range(len(run.config.tenants[name].keys)):
+        for index, entry in enumerate(run.config.tenants[name].keys):
             path: Path = ("tenants", name, "keys", index)
             digest = _digest(run, name, index, path)
             if digest is None:
@@ -97,14 +122,14 @@ def _keys(run: Compilation, server: ServerConfig, tenants: dict[str, Tenant]) ->
             if other is not None and other.tenant.name != name:
                 place = run.problems.mark(places[digest])
                 run.problems.add(path, f"is also a key of tenant {other.tenant.name!r} ({place})", value=False)
-            keys[digest] = Principal(tenant=tenant, key_id=key_id(digest))
+            keys[digest] = Principal(tenant=tenant, key_id=key_id(digest), terms=_terms(entry))
             places[digest] = path
     return keys
 
 
 def _digest(run: Compilation, tenant: str, index: int, path: Path) -> str | None:
     """The digest of one declared key; None when it is empty or no key."""
-    text = run.config.tenants[tenant].keys[index].reveal()
+    text = run.config.tenants[tenant].keys[index].key.reveal()
     if not text:
         run.notice(f"tenants.{tenant}.keys[{index}] is empty and left out")
         return None
@@ -118,7 +143,7 @@ def _digest(run: Compilation, tenant: str, index: int, path: Path) -> str | None
             path, f"is not a key: a key is at most {API_KEY_CHARS_MAX} characters of ASCII without spaces", value=False
         )
         return None
-    if text != DEMO_KEY and not run.by_reference(path) and run.problems.mark(path).line:
+    if text != DEMO_KEY and not run.by_reference((*path, "key")) and run.problems.mark(path).line:
         run.problems.add(
             path, "is a key in plain text; write its digest (sha256:…), or ${env:NAME} or ${file:/path}", value=False
         )

@@ -6,6 +6,7 @@ repeating the text (it may come from a reference), why it cannot; each carries t
 """
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -34,6 +35,10 @@ _PERCENT = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s?%$")
 _RATIO = re.compile(r"^[0-9]+(?:\.[0-9]+)?$")
 _PRICE = re.compile(r"^\$?[0-9][0-9_]*(?:\.[0-9]+)?$")
 _INTEGER = re.compile(r"^-?[0-9][0-9_]*$")
+
+_DATE = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]+(Z|[+-][0-9:]+)?)?$")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_DATE = datetime(2200, 1, 1, tzinfo=UTC)
 
 _TRUE = frozenset({"true", "on", "yes"})
 _FALSE = frozenset({"false", "off", "no"})
@@ -164,6 +169,24 @@ def parse_spend_limit(value: object) -> SpendLimit:
     return SpendLimit(amount_nano=parse_money_nano(amount), period=Period(period.strip()))
 
 
+def parse_expiry(value: object) -> int:
+    """`2027-01-01`, `2027-01-01T12:00:00Z` → nanoseconds since the epoch; UTC where no offset is named. Raises
+    ValueError."""
+    text = _as_text(value)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or not _DATE.match(text):
+        raise ValueError("is not a date; write it like 2027-01-01 or 2027-01-01T12:00:00Z")
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    since = instant - _EPOCH
+    if not _EPOCH < instant.astimezone(UTC) < _LAST_DATE:
+        raise ValueError("must be between 1970 and 2200")
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+
+
 def parse_price(value: object) -> str:
     """A price as decimal text, still without its unit (`per` decides). Raises ValueError."""
     text = _as_text(value)
@@ -241,6 +264,7 @@ SpendLimitText = Annotated[
     PlainValidator(parse_spend_limit),
     _json("spend", r"^\$?[0-9]+(\.[0-9]{1,9})?/(day|week|month|total)$", example="$500/month"),
 ]
+Expiry = Annotated[int, BeforeValidator(parse_expiry), _json("expiry", _DATE.pattern, example="2027-01-01")]
 Price = Annotated[str, BeforeValidator(parse_price), _json("price", _PRICE.pattern, example="2.50", plain="number")]
 Text = Annotated[str, BeforeValidator(parse_text), WithJsonSchema({"type": "string", "minLength": 1})]
 SecretText = Annotated[Secret, PlainValidator(parse_secret), WithJsonSchema({"type": "string"})]

@@ -19,6 +19,7 @@ from routerx.config.scalars import (
     Days,
     Deadline,
     Duration,
+    Expiry,
     Flag,
     Integer,
     MoneyNano,
@@ -297,15 +298,32 @@ class PlanEntry(Block):
     ] = OnDisconnect.AUTO
 
 
+class TenantKeyEntry(ShortBlock):
+    """A key of a tenant, and what holds for it beside what holds for the tenant; its plain text is the key alone."""
+
+    key: Annotated[SecretText, Field(description="Its digest as sha256:<hex>, or a reference to the key.")]
+    allow: Annotated[
+        list[Text], Field(description="Models it may use of those the tenant may, with * and ?; none named allows all.")
+    ] = []
+    rpm: Annotated[Count | None, Field(description="Requests per minute.")] = None
+    tpm: Annotated[Count | None, Field(description="Tokens per minute.")] = None
+    concurrency: Annotated[Count | None, Field(description="Requests at once.")] = None
+    daily_requests: Annotated[Count | None, Field(description="Requests per UTC day.")] = None
+    spend_limit: Annotated[
+        SpendLimitText | None, Field(description="Most that is charged per day, week, month or in total.")
+    ] = None
+    expires: Annotated[Expiry | None, Field(description="From when on it is no key any more, UTC.")] = None
+
+
 class TenantEntry(Block):
     """A customer."""
 
     plan: Annotated[Text, Field(description="A name under `plans`.")] = "default"
     policy: Annotated[Text, Field(description="A name under `policies`.")] = "default"
     allow: Annotated[list[Text], Field(description="Models it may use, with * and ?; none named allows all.")] = []
-    keys: Annotated[
-        list[SecretText], Field(description="Digests of its keys as sha256:<hex>, or references to keys.")
-    ] = []
+    keys: Annotated[list[TenantKeyEntry], Field(description="Its keys; the ledger may issue further ones.")] = []
+    limits: Annotated[LimitsBlock, Field(description="In place of the plan's, where set.")] = LimitsBlock()
+    spend_limit: Annotated[SpendLimitText | None, Field(description="In place of the plan's.")] = None
     opening_balance: Annotated[MoneyNano, Field(description="Granted once, when the ledger first sees the tenant.")] = 0
 
 

@@ -4,7 +4,6 @@ Nothing here names another tenant, a key of the house or an amount that is not t
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import msgspec
@@ -13,9 +12,10 @@ from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot
 from routerx.control.provider_values import UsageView
 from routerx.control.reports import Reports
+from routerx.control.views import iso_time
 from routerx.control.vitals import Vitals
-from routerx.domain.tenant import Principal, Tenant
-from routerx.ledger.base import Ledger
+from routerx.domain.tenant import KeyTerms, Principal, SpendLimit, Tenant, may_use
+from routerx.ledger.base import KeyUse, Ledger
 from routerx.limits.base import Limiter
 from routerx.limits.bucket import format_duration
 from routerx.money import format_usd
@@ -95,6 +95,28 @@ class OwnViews:
         own = None if caller.terms is None else limits["key"]
         return {"tenant": caller.tenant.name, **limits["tenant"], "key": own}
 
+    def key(self, caller: Principal) -> dict[str, object]:
+        """The key itself: what holds for it, what it has spent and what is left."""
+        terms = caller.terms if caller.terms is not None else KeyTerms()
+        use = self._sources.ledger.key_use(caller.tenant.name, caller.key_id)
+        limits = self._limits(caller)
+        return {
+            "id": caller.key_id,
+            "tenant": caller.tenant.name,
+            "plan": caller.tenant.plan.name,
+            "allow": terms.allow,
+            "tenant_allow": caller.tenant.allow,
+            "expires": None if terms.expires_ns is None else iso_time(terms.expires_ns),
+            "limits": limits["key"],
+            "tenant_limits": limits["tenant"],
+            "spend_limit": _spend_limit(terms.spend_limit, use),
+            "requests_today": use.requests_today,
+            "spent_today_usd": format_usd(use.spent_today_nano),
+            "spent_month_usd": format_usd(use.spent_month_nano),
+            "spent_total_usd": format_usd(use.spent_total_nano),
+            "held_usd": format_usd(use.held_nano),
+        }
+
     def _limits(self, caller: Principal) -> dict[str, dict[str, object]]:
         """By whose they are, then by what they count."""
         clock = self._sources.clock
@@ -118,9 +140,15 @@ class OwnViews:
         }
 
 
-def may_use(tenant: Tenant | None, name: str) -> bool:
-    """Whether the tenant's `allow` patterns admit a model name. None: there is nobody to restrict."""
-    return tenant is None or not tenant.allow or any(fnmatchcase(name, pattern) for pattern in tenant.allow)
+def _spend_limit(limit: SpendLimit | None, use: KeyUse) -> dict[str, str] | None:
+    if limit is None:
+        return None
+    left_nano = limit.amount_nano - use.spent_nano(limit.period) - use.held_nano
+    return {
+        "amount_usd": format_usd(limit.amount_nano),
+        "period": limit.period.value,
+        "left_usd": format_usd(max(0, left_nano)),
+    }
 
 
 def _own_models(snapshot: Snapshot, tenant: Tenant) -> list[str]:

@@ -1,6 +1,7 @@
 """Tenants, their plans, and who is calling."""
 
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -88,8 +89,20 @@ class Tenant(msgspec.Struct, frozen=True):
     policy: str = "default"
     allow: tuple[str, ...] = ()
     """Model name patterns (`gpt-*`); empty allows all."""
+    key_allow: tuple[str, ...] = ()
+    """Of the key that calls, where it is restricted: what is used has to match both."""
     opening_balance_nano: int = 0
     """Granted once, when the ledger first sees the tenant."""
+
+
+def may_use(tenant: Tenant, *names: str) -> bool:
+    """Whether the patterns of tenant and key admit something that goes by any of these names."""
+    if not tenant.allow and not tenant.key_allow:
+        return True
+    return all(
+        not patterns or any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+        for patterns in (tenant.allow, tenant.key_allow)
+    )
 
 
 class KeyTerms(msgspec.Struct, frozen=True):

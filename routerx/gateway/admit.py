@@ -1,11 +1,13 @@
 """Steps 3 and 5 of the road: who is calling, and may this start now and be paid for. Decides without awaiting."""
 
+import msgspec
+
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Operation, Peek, Plan
 from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, ceiling_nano, cost_nano, fee_terms
 from routerx.domain.record import BillingMode
-from routerx.domain.tenant import Billing, Principal, Tenant
+from routerx.domain.tenant import Billing, KeyTerms, Principal, Tenant
 from routerx.domain.usage import Usage
 from routerx.errors import InsufficientBalance, InvalidApiKey, TenantSuspended
 from routerx.ledger.base import Hold, Ledger
@@ -13,18 +15,18 @@ from routerx.money import PICO_PER_NANO, parse_usd
 from routerx.secrets import API_KEY_CHARS_MAX, key_digest
 
 
-def identify(key: str | None, snapshot: Snapshot, ledger: Ledger) -> Principal:
-    """The principal of a key, by the hash of the whole key (SECURITY.md 1, 2).
+def identify(key: str | None, snapshot: Snapshot, ledger: Ledger, now_ns: int) -> Principal:
+    """The principal of a key, by the hash of the whole key (SECURITY.md 1, 2). `now_ns` is the wall clock.
 
-    Raises InvalidApiKey (no key, unknown, revoked: not told apart) or TenantSuspended.
+    Raises InvalidApiKey (no key, unknown, revoked, expired: not told apart) or TenantSuspended.
     """
-    principal = _lookup(key, snapshot, ledger)
+    principal = _lookup(key, snapshot, ledger, now_ns)
     if ledger.suspended(principal.tenant.name):
         raise TenantSuspended("This tenant is suspended. Ask the operator of this gateway.")
     return principal
 
 
-def _lookup(key: str | None, snapshot: Snapshot, ledger: Ledger) -> Principal:
+def _lookup(key: str | None, snapshot: Snapshot, ledger: Ledger, now_ns: int) -> Principal:
     if not snapshot.server.auth:
         return Principal(next(iter(snapshot.tenants.values())), "auth-off")
     if key is None:
@@ -33,13 +35,27 @@ def _lookup(key: str | None, snapshot: Snapshot, ledger: Ledger) -> Principal:
         digest = key_digest(key)
         principal = snapshot.keys.get(digest)
         if principal is not None and not ledger.revoked(digest):
-            return principal
+            if principal.terms is None:
+                return principal
+            if not _expired(principal.terms, now_ns):
+                return restricted(principal)
         issued = ledger.issued_key(digest)
-        if issued is not None:
-            tenant = snapshot.tenants.get(issued[0])
+        if issued is not None and not (issued.terms is not None and _expired(issued.terms, now_ns)):
+            tenant = snapshot.tenants.get(issued.tenant)
             if tenant is not None:
-                return Principal(tenant, issued[1])
+                return restricted(Principal(tenant, issued.id, issued.terms))
     raise InvalidApiKey("Incorrect API key. Check the key, or ask the operator of this gateway for a new one.")
+
+
+def _expired(terms: KeyTerms, now_ns: int) -> bool:
+    return terms.expires_ns is not None and now_ns >= terms.expires_ns
+
+
+def restricted(caller: Principal) -> Principal:
+    """The caller with a tenant that may use no more than the key."""
+    if caller.terms is None or not caller.terms.allow:
+        return caller
+    return msgspec.structs.replace(caller, tenant=msgspec.structs.replace(caller.tenant, key_allow=caller.terms.allow))
 
 
 def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMode, PriceSnapshot | None]:
@@ -103,19 +119,20 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant, usual: int | None = None) 
     return dearest
 
 
-def place_hold(ledger: Ledger, tenant: Tenant, peek: Peek, plan: Plan, usual: int | None = None) -> Hold:
+def place_hold(ledger: Ledger, caller: Principal, peek: Peek, plan: Plan, usual: int | None = None) -> Hold:
     """Hold the money, or raise InsufficientBalance that also says how many output tokens would fit.
 
     `usual`: output tokens that hardly any answer like this passes. Enough for a stream, whose hold grows with it; a
     whole answer is held for by it only where the most it may cost does not fit.
     """
+    tenant = caller.tenant
     try:
         if usual is None:
-            return ledger.hold(tenant, hold_nano(peek, plan, tenant))
+            return ledger.hold(tenant, hold_nano(peek, plan, tenant), caller)
         try:
-            return ledger.hold(tenant, hold_nano(peek, plan, tenant, usual if peek.stream else None))
+            return ledger.hold(tenant, hold_nano(peek, plan, tenant, usual if peek.stream else None), caller)
         except InsufficientBalance:
-            return ledger.hold(tenant, hold_nano(peek, plan, tenant, usual))
+            return ledger.hold(tenant, hold_nano(peek, plan, tenant, usual), caller)
     except InsufficientBalance as error:
         available = error.details.get("available")
         if isinstance(available, str) and peek.metered is None:

@@ -194,7 +194,7 @@ class Gateway:
         tokens = tokens_expected(peek, ctx.plan, principal)
         # The hold first: a request that cannot be paid for must not use up the limits.
         usual = parts.settler.usual(principal.tenant.name, peek)
-        ctx.hold = place_hold(parts.ledger, principal.tenant, peek, ctx.plan, usual)
+        ctx.hold = place_hold(parts.ledger, principal, peek, ctx.plan, usual)
         ctx.lease = parts.limiter.admit(principal, tokens, now_s, parts.clock.now_ns())
 
     async def _committed(self, ctx: RequestContext, client: ClientStream) -> BufferedCommit | StreamCommit:

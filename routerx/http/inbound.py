@@ -97,7 +97,7 @@ class Door:
         request, snapshot = arrival.request, self._holder.current
         server = snapshot.server
         key = presented_key(request, server.auth_header)
-        principal = identify(key, snapshot, self._ledger)
+        principal = identify(key, snapshot, self._ledger, self._clock.now_ns())
         is_here = request.content.is_eof()
         body = await read_body(
             request,
@@ -108,7 +108,7 @@ class Door:
         )
         if not is_here:  # A body takes its time; keys are revoked, and files reloaded, at once.
             snapshot = self._holder.current
-            principal = identify(key, snapshot, self._ledger)
+            principal = identify(key, snapshot, self._ledger, self._clock.now_ns())
         return Inbound(
             request_id=arrival.request_id,
             operation=operation,
@@ -131,4 +131,4 @@ class Door:
         key = presented_key(request, snapshot.server.auth_header)
         if key is None and snapshot.server.public_models:
             return snapshot, None
-        return snapshot, identify(key, snapshot, self._ledger).tenant
+        return snapshot, identify(key, snapshot, self._ledger, self._clock.now_ns()).tenant

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from routerx import jsonx
+from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.control.tenant_views import OwnViews
 from routerx.domain.tenant import Principal
@@ -20,14 +21,16 @@ Own = Callable[[web.BaseRequest, Snapshot, Principal], Awaitable[object]]
 class OwnApi:
     """Handlers that need a tenant's key."""
 
-    def __init__(self, views: OwnViews, holder: SnapshotHolder, ledger: Ledger) -> None:
+    def __init__(self, views: OwnViews, holder: SnapshotHolder, ledger: Ledger, clock: Clock) -> None:
         self._views = views
         self._holder = holder
         self._ledger = ledger
+        self._clock = clock
 
     def routes(self) -> dict[str, Handler]:
         """By path; all are GET."""
         return {
+            "/v1/key": self._handler(self._key),
             "/v1/health/providers": self._handler(self._providers),
             "/router/health": self._handler(self._health),
             "/router/stats": self._handler(self._stats),
@@ -40,7 +43,8 @@ class OwnApi:
         async def handle(arrival: Arrival) -> web.StreamResponse:
             snapshot = self._holder.current
             key = presented_key(arrival.request, snapshot.server.auth_header)
-            value = await own(arrival.request, snapshot, identify(key, snapshot, self._ledger))
+            caller = identify(key, snapshot, self._ledger, self._clock.now_ns())
+            value = await own(arrival.request, snapshot, caller)
             return web.Response(
                 body=jsonx.encode(value),
                 content_type="application/json",
@@ -48,6 +52,9 @@ class OwnApi:
             )
 
         return handle
+
+    async def _key(self, request: web.BaseRequest, snapshot: Snapshot, caller: Principal) -> object:
+        return self._views.key(caller)
 
     async def _providers(self, request: web.BaseRequest, snapshot: Snapshot, caller: Principal) -> object:
         return {"object": "list", "data": self._views.providers(snapshot, caller.tenant)}

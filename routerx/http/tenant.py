@@ -6,12 +6,12 @@ import msgspec
 from aiohttp import web
 
 from routerx import jsonx
-from routerx.control.tenant_views import may_use
 from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
 from routerx.dialects.gemini import GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
+from routerx.domain.tenant import may_use
 from routerx.errors import ModelNotFound
 from routerx.gateway.context import Inbound
 from routerx.gateway.pipeline import Gateway
@@ -71,7 +71,7 @@ class TenantApi:
     async def models(self, arrival: Arrival) -> web.StreamResponse:
         """What the key may use; without a key, everything where `server.public_models` is on."""
         snapshot, tenant = self._door.reader(arrival.request)
-        data = [describe(model) for model in snapshot.models.values() if may_use(tenant, model.name)]
+        data = [describe(model) for model in snapshot.models.values() if tenant is None or may_use(tenant, model.name)]
         data += [describe(policy) for policy in named_policies(snapshot, tenant)]
         return self._json(arrival, {"object": "list", "data": data})
 
@@ -80,7 +80,7 @@ class TenantApi:
         model = snapshot.models.get(name) or snapshot.endpoints.get(name)
         if model is None:
             model = next((policy for policy in named_policies(snapshot, tenant) if policy.name == name), None)
-        elif not may_use(tenant, name):
+        elif tenant is not None and not may_use(tenant, name):
             model = None
         if model is None:
             raise ModelNotFound(f"The model {name!r} does not exist or this key may not use it.", param="model")

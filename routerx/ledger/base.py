@@ -8,16 +8,18 @@ import msgspec
 
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import RequestRecord
-from routerx.domain.tenant import Principal, Tenant
+from routerx.domain.tenant import KeyTerms, Period, Principal, Tenant
 
 
 class Hold:
     """Money set aside for one request. Resolved exactly once: by settle, or by release (nothing owed)."""
 
-    __slots__ = ("amount_nano", "floor_nano", "open", "tenant")
+    __slots__ = ("amount_nano", "caller", "floor_nano", "open", "tenant")
 
-    def __init__(self, tenant: str, amount_nano: int, floor_nano: int = 0) -> None:
+    def __init__(self, tenant: str, amount_nano: int, floor_nano: int = 0, caller: Principal | None = None) -> None:
         self.tenant = tenant
+        self.caller = caller
+        """Whose key it counts against as well."""
         self.amount_nano = amount_nano
         self.floor_nano = floor_nano
         """The floor it was granted against: what costs more than the hold is charged down to here, no further."""
@@ -77,6 +79,42 @@ class KeyRow(msgspec.Struct, frozen=True):
     revoked_ns: int | None
     source: str
     """`issued`, or `yaml` for the tombstone of a key declared in YAML."""
+    terms: KeyTerms | None = None
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """What one key has done, and what its running requests hold; amounts in nano-USD, periods in UTC."""
+
+    requests_today: int
+    spent_today_nano: int
+    spent_week_nano: int
+    spent_month_nano: int
+    spent_total_nano: int
+    held_nano: int
+
+    def spent_nano(self, period: Period) -> int:
+        match period:
+            case Period.DAY:
+                return self.spent_today_nano
+            case Period.WEEK:
+                return self.spent_week_nano
+            case Period.MONTH:
+                return self.spent_month_nano
+            case Period.TOTAL:
+                return self.spent_total_nano
+
+
+class AuditRow(msgspec.Struct, frozen=True):
+    """Who did what to whom, as the audit trail has it."""
+
+    id: int
+    ts_ns: int
+    actor: str
+    action: str
+    """Like `tenant.suspend`, `key.issue`, `money.topup`."""
+    subject: str
+    """A tenant, or the id of a key."""
+    detail: str
 
 
 class LogQuery(msgspec.Struct, frozen=True):
@@ -196,17 +234,18 @@ class Ledger(Protocol):
     # --- hot path
     def suspended(self, tenant: str) -> bool: ...
 
-    def issued_key(self, digest: str) -> tuple[str, str] | None:
-        """(tenant name, key id) of a key issued by the ledger; None when unknown or revoked."""
+    def issued_key(self, digest: str) -> KeyRow | None:
+        """A key issued by the ledger; None when unknown or revoked. Whether it has expired is the caller's to ask."""
         ...
 
     def revoked(self, digest: str) -> bool:
         """A key (also one declared in YAML) was revoked here."""
         ...
 
-    def hold(self, tenant: Tenant, amount_nano: int) -> Hold:
+    def hold(self, tenant: Tenant, amount_nano: int, caller: Principal | None = None) -> Hold:
         """Set money aside, or raise InsufficientBalance, SpendLimitReached, StorageBusy or StorageUnavailable.
-        Atomic because it never awaits. `billing: off` and amount 0 get a hold of 0 (storage must still be well)."""
+        Atomic because it never awaits. `billing: off` and amount 0 get a hold of 0 (storage must still be well).
+        With a `caller` it counts against the spend limit of that key, too."""
         ...
 
     def extend(self, tenant: Tenant, hold: Hold, amount_nano: int) -> None:
@@ -250,8 +289,15 @@ class Ledger(Protocol):
 
     async def suspend(self, tenant: str, *, actor: str, reason: str | None) -> None: ...
     async def unsuspend(self, tenant: str, *, actor: str) -> None: ...
-    async def issue_key(self, tenant: str, *, actor: str, label: str | None) -> tuple[str, KeyRow]:
+    async def issue_key(
+        self, tenant: str, *, actor: str, label: str | None, terms: KeyTerms | None = None
+    ) -> tuple[str, KeyRow]:
         """(the key, shown once; its row)."""
+        ...
+
+    async def limit_key(self, key_id: str, terms: KeyTerms | None, *, actor: str) -> KeyRow:
+        """Give an issued key other terms, effective once written. Raises NotFound, and Conflict for one that is revoked
+        or declared in YAML."""
         ...
 
     async def revoke_key(self, key_id: str, yaml_keys: Sequence[tuple[str, Principal]], *, actor: str) -> KeyRow:
@@ -259,6 +305,14 @@ class Ledger(Protocol):
         ...
 
     async def keys(self, tenant: str | None) -> tuple[KeyRow, ...]: ...
+    def key_use(self, tenant: str, key_id: str) -> KeyUse:
+        """Of any key, also one declared in YAML; zeros where it did nothing yet."""
+        ...
+
+    async def history(self, tenant: str, limit: int) -> tuple[AuditRow, ...]:
+        """The latest `limit` audit rows of a tenant and of its keys, oldest first. Raises NotFound."""
+        ...
+
     def funds(self, tenant: str) -> TenantFunds:
         """Raises NotFound."""
         ...

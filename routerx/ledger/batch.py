@@ -203,6 +203,12 @@ _ADD_DAYS = Insert(
     " ON CONFLICT(tenant, day) DO UPDATE SET"
     " requests = requests + excluded.requests, charged = charged + excluded.charged",
 )
+_ADD_KEY_DAYS = Insert(
+    "key_days",
+    ("tenant", "key", "day", "requests", "charged"),
+    " ON CONFLICT(tenant, key, day) DO UPDATE SET"
+    " requests = requests + excluded.requests, charged = charged + excluded.charged",
+)
 _INSERT_ACCOUNT = "INSERT INTO accounts(id, kind, name, floor, created_ns) VALUES (?, 'tenant', ?, ?, ?)"
 _ADD_BALANCE = "UPDATE accounts SET balance = balance + ?, last_transfer = ? WHERE id = ?"
 
@@ -216,6 +222,7 @@ class Batch:
         "_base",
         "_days",
         "_deltas",
+        "_key_days",
         "_requests",
         "_transfers",
         "accounts",
@@ -249,6 +256,7 @@ class Batch:
         self._attempts: list[tuple[Any, ...]] = []
         self._audit: list[tuple[Any, ...]] = []
         self._days: dict[tuple[int, int], list[int]] = {}
+        self._key_days: dict[tuple[int, str, int], list[int]] = {}
         self._deltas: dict[int, int] = {}
 
     def account(self, tenant: str, now_ns: int, floor_nano: int = 0) -> int:
@@ -306,11 +314,17 @@ class Batch:
         for attempt in attempts:
             self._attempts.append((number, *attempt))
 
-    def count(self, tenant: int, day: int, charged_nano: int) -> None:
-        """One more request of that UTC day."""
+    def count(self, tenant: int, key_id: str, day: int, charged_nano: int) -> None:
+        """One more request of that UTC day, of the tenant and of its key."""
         figures = self._days.get((tenant, day))
         if figures is None:
             self._days[tenant, day] = [1, charged_nano]
+        else:
+            figures[0] += 1
+            figures[1] += charged_nano
+        figures = self._key_days.get((tenant, key_id, day))
+        if figures is None:
+            self._key_days[tenant, key_id, day] = [1, charged_nano]
         else:
             figures[0] += 1
             figures[1] += charged_nano
@@ -330,7 +344,8 @@ class Batch:
             _INSERT_REQUESTS.run(connection, self._requests)
             _INSERT_ATTEMPTS.run(connection, self._attempts)
             _ADD_DAYS.run(connection, [(*key, *figures) for key, figures in self._days.items()])
-            self._requests, self._attempts, self._days = [], [], {}
+            _ADD_KEY_DAYS.run(connection, [(*key, *figures) for key, figures in self._key_days.items()])
+            self._requests, self._attempts, self._days, self._key_days = [], [], {}, {}
         if self._transfers:
             _INSERT_TRANSFERS.run(connection, self._transfers)
             for account, delta in self._deltas.items():

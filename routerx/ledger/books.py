@@ -15,10 +15,10 @@ import msgspec
 
 from routerx.clock import Clock
 from routerx.domain.record import Outcome, RequestRecord
-from routerx.domain.tenant import Billing, Period, Tenant
+from routerx.domain.tenant import Billing, Period, Principal, Tenant
 from routerx.errors import NotFound, RouterXError, StorageBusy, StorageUnavailable
 from routerx.ledger import writer
-from routerx.ledger.base import Hold, Receipt, TenantFunds, TransferRow
+from routerx.ledger.base import Hold, KeyUse, Receipt, TenantFunds, TransferRow
 from routerx.ledger.budget import PREPAID_FLOOR_NANO, Funds, day_of, floor_of
 from routerx.ledger.corrections import Refund
 from routerx.ledger.ops import EXISTS, EnsureAccount, Op, Post, Settle
@@ -70,7 +70,7 @@ class Books:
 
     # --- the hot path
 
-    def hold(self, tenant: Tenant, amount_nano: int) -> Hold:
+    def hold(self, tenant: Tenant, amount_nano: int, caller: Principal | None = None) -> Hold:
         """As Ledger.hold."""
         self.require_storage(tenant.name)
         plan = tenant.plan
@@ -82,18 +82,26 @@ class Books:
         floor_nano = floor_of(plan)
         if floor_nano < funds.file_floor_nano:
             self._set_file_floor(funds, floor_nano)
-        funds.admit(amount_nano, floor_nano, plan.spend_limit, day_of(self._clock.now_ns()))
-        self._held_nano += amount_nano
-        return Hold(tenant.name, amount_nano, floor_nano)
+        self._admit(funds, tenant, amount_nano, floor_nano, caller)
+        return Hold(tenant.name, amount_nano, floor_nano, caller)
 
     def extend(self, tenant: Tenant, hold: Hold, amount_nano: int) -> None:
         """As Ledger.extend."""
         assert hold.open
         assert hold.amount_nano > 0
-        day = day_of(self._clock.now_ns())
-        self._funds[tenant.name].admit(amount_nano, hold.floor_nano, tenant.plan.spend_limit, day)
-        self._held_nano += amount_nano
+        self._admit(self._funds[tenant.name], tenant, amount_nano, hold.floor_nano, hold.caller)
         hold.amount_nano += amount_nano
+
+    def _admit(self, funds: Funds, tenant: Tenant, amount_nano: int, floor_nano: int, caller: Principal | None) -> None:
+        """Set aside against the tenant and the key, or raise and change nothing."""
+        day = day_of(self._clock.now_ns())
+        key = None if caller is None else funds.key(caller.key_id)
+        if key is not None and caller is not None and caller.terms is not None and caller.terms.spend_limit is not None:
+            key.require_within(amount_nano, caller.terms.spend_limit, day)
+        funds.admit(amount_nano, floor_nano, tenant.plan.spend_limit, day)
+        if key is not None:
+            key.held_nano += amount_nano
+        self._held_nano += amount_nano
 
     def room_nano(self, tenant: str) -> int:
         """As Ledger.room_nano."""
@@ -105,7 +113,10 @@ class Books:
         if hold.open:
             hold.open = False
             if hold.amount_nano:
-                self._funds[hold.tenant].release(hold.amount_nano)
+                funds = self._funds[hold.tenant]
+                funds.release(hold.amount_nano)
+                if hold.caller is not None:
+                    funds.key(hold.caller.key_id).held_nano -= hold.amount_nano
                 self._held_nano -= hold.amount_nano
 
     def settle(self, record: RequestRecord, hold: Hold | None) -> tuple[Receipt, RequestRecord | None]:
@@ -135,6 +146,7 @@ class Books:
             now_ns = self._clock.now_ns()
             day = day_of(now_ns)
             funds.spending.add(day, 1, charged)
+            funds.key(record.key_id).spending.add(day, 1, charged)
             self.submit(Settle(record, (charged, written_off), now_ns, day, future))
         receipt = Receipt(charged, written_off, funds.balance_nano, future)
         self._recent.put(record.id, receipt)
@@ -212,6 +224,21 @@ class Books:
             requests_today=spending.requests(day),
             suspended=suspension[0],
             suspend_reason=suspension[1],
+        )
+
+    def key_use(self, tenant: str, key_id: str) -> KeyUse:
+        """As Ledger.key_use."""
+        key = self.get(tenant).keys.get(key_id)
+        if key is None:
+            return KeyUse(0, 0, 0, 0, 0, 0)
+        day, spending = day_of(self._clock.now_ns()), key.spending
+        return KeyUse(
+            requests_today=spending.requests(day),
+            spent_today_nano=spending.spent(Period.DAY, day),
+            spent_week_nano=spending.spent(Period.WEEK, day),
+            spent_month_nano=spending.spent(Period.MONTH, day),
+            spent_total_nano=spending.total_nano,
+            held_nano=key.held_nano,
         )
 
     @property
@@ -319,6 +346,7 @@ class Books:
             funds = self._funds[op.record.tenant]
             funds.balance_nano += op.charged_nano
             funds.spending.add(op.day, -1, -op.charged_nano)
+            funds.key(op.record.key_id).spending.add(op.day, -1, -op.charged_nano)
         elif isinstance(op, Post) and op.posting.amount_nano < 0:
             self._funds[op.posting.tenant].balance_nano -= op.posting.amount_nano
         elif isinstance(op, EnsureAccount):

@@ -100,10 +100,43 @@ class Spending:
         self._month = sum(value for key, value in self._charged.items() if month <= key < next_month)
 
 
+def _require_within(limit: SpendLimit, of: str, spent_nano: int, amount_nano: int) -> None:
+    """Raises SpendLimitReached; `spent_nano` is spent or held in the limit's period, `of` says whose it is."""
+    if spent_nano + amount_nano <= limit.amount_nano:
+        return
+    per = "in total" if limit.period is Period.TOTAL else f"per {limit.period.value}"
+    whose = "this key's" if of == "key" else "the"
+    raise SpendLimitReached(
+        f"{whose.capitalize()} spend limit of ${format_usd(limit.amount_nano)} {per} would be passed: "
+        f"${format_usd(spent_nano)} is spent or held and this request may cost up to ${format_usd(amount_nano)}.",
+        details={
+            "limit": format_usd(limit.amount_nano),
+            "limit_of": of,
+            "period": limit.period.value,
+            "spent": format_usd(spent_nano),
+            "needed": format_usd(amount_nano),
+        },
+    )
+
+
+class KeyFunds:
+    """What one key of a tenant has spent, and what its running requests hold."""
+
+    __slots__ = ("held_nano", "spending")
+
+    def __init__(self) -> None:
+        self.held_nano = 0
+        self.spending = Spending()
+
+    def require_within(self, amount_nano: int, limit: SpendLimit, day: int) -> None:
+        """Raises SpendLimitReached where the key may not spend so much more."""
+        _require_within(limit, "key", self.spending.spent(limit.period, day) + self.held_nano, amount_nano)
+
+
 class Funds:
     """Balance and holds of one tenant."""
 
-    __slots__ = ("balance_nano", "file_floor_nano", "floor_nano", "held_nano", "spending", "tenant")
+    __slots__ = ("balance_nano", "file_floor_nano", "floor_nano", "held_nano", "keys", "spending", "tenant")
 
     def __init__(self, tenant: str, balance_nano: int, floor_nano: int) -> None:
         self.tenant = tenant
@@ -114,6 +147,14 @@ class Funds:
         self.file_floor_nano = floor_nano
         """In the file: what no charge can pass. Below the plan's while a debt from another plan is paid back."""
         self.spending = Spending()
+        self.keys: dict[str, KeyFunds] = {}
+        """By key id, of those that were ever used; a spend limit holds whenever it is set."""
+
+    def key(self, key_id: str) -> KeyFunds:
+        funds = self.keys.get(key_id)
+        if funds is None:
+            funds = self.keys[key_id] = KeyFunds()
+        return funds
 
     def admit(self, amount_nano: int, floor_nano: int, limit: SpendLimit | None, day: int) -> None:
         """Set `amount_nano` aside. Raises InsufficientBalance or SpendLimitReached and then changes nothing."""
@@ -127,19 +168,7 @@ class Funds:
                 details={"needed": needed, "available": available},
             )
         if limit is not None:
-            spent = self.spending.spent(limit.period, day) + self.held_nano
-            if spent + amount_nano > limit.amount_nano:
-                per = "in total" if limit.period is Period.TOTAL else f"per {limit.period.value}"
-                raise SpendLimitReached(
-                    f"The spend limit of ${format_usd(limit.amount_nano)} {per} would be passed: ${format_usd(spent)} "
-                    f"is spent or held and this request may cost up to ${format_usd(amount_nano)}.",
-                    details={
-                        "limit": format_usd(limit.amount_nano),
-                        "period": limit.period.value,
-                        "spent": format_usd(spent),
-                        "needed": format_usd(amount_nano),
-                    },
-                )
+            _require_within(limit, "tenant", self.spending.spent(limit.period, day) + self.held_nano, amount_nano)
         self.held_nano += amount_nano
 
     def release(self, amount_nano: int) -> None:

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 
-from routerx.ledger import schema, schema_2
+from routerx.ledger import schema, schema_2, schema_3
 from routerx.money import SCALE
 
 
@@ -21,7 +21,13 @@ def m002_fees_refunds_pruning(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_fees_refunds_pruning)
+def m003_keys(connection: sqlite3.Connection) -> None:
+    """Terms and daily figures of keys. Adds up the requests once."""
+    for statement in schema_3.STATEMENTS:
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_fees_refunds_pruning, m003_keys)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 _SET_SCHEMA = "INSERT INTO meta(key, value) VALUES ('schema', ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"

@@ -119,4 +119,12 @@ def _load_funds(connection: sqlite3.Connection, today: int) -> dict[str, Funds]:
     )
     for account, day, requests, charged in recent:
         by_account[account].spending.load(day, requests, charged)
+    for account, key, total in connection.execute("SELECT tenant, key, sum(charged) FROM key_days GROUP BY 1, 2"):
+        by_account[account].key(key).spending.total_nano = total
+    recent = connection.execute(
+        "SELECT tenant, key, day, requests, charged FROM key_days WHERE day BETWEEN ? AND ?",
+        (today - DAYS_LOADED, today + DAYS_LOADED),
+    )
+    for account, key, day, requests, charged in recent:
+        by_account[account].key(key).spending.load(day, requests, charged)
     return {funds.tenant: funds for funds in by_account.values()}

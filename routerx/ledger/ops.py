@@ -13,6 +13,7 @@ import msgspec
 from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
 from routerx.domain.tenant import Principal
 from routerx.errors import Conflict, InvalidParameter
+from routerx.ledger.access import store_terms, terms_text
 from routerx.ledger.base import KeyRow, TransferRow
 from routerx.ledger.batch import About, Batch
 from routerx.ledger.schema import HOUSE_CASH, HOUSE_REVENUE
@@ -97,7 +98,7 @@ class Settle(Op):
             ),
             [_attempt_values(attempt) for attempt in attempts],
         )
-        batch.count(account, self.day, charged)
+        batch.count(account, record.key_id, self.day, charged)
         if charged or self.written_off_nano:
             kind = "byok_fee" if record.billing is BillingMode.BYOK else "charge"
             batch.settle(account, kind, record.id, (charged, self.written_off_nano), self.now_ns)
@@ -288,8 +289,26 @@ class AddKey(Op):
             "INSERT INTO keys(id, digest, tenant, label, source, created_ns, revoked_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (row.id, self.digest, account, row.label, row.source, row.created_ns, row.revoked_ns),
         )
+        if row.terms is not None:
+            store_terms(batch.connection, row)
         action = "key.issue" if row.revoked_ns is None else "key.revoke"
-        batch.audit(self.actor, action, row.id, row.tenant, row.created_ns)
+        detail = row.tenant if row.terms is None else terms_text(row)
+        batch.audit(self.actor, action, row.id, detail, row.created_ns)
+        return None
+
+
+class SetKeyTerms(Op):
+    """Write what holds for an issued key from now on."""
+
+    __slots__ = ("actor", "now_ns", "row")
+
+    def __init__(self, row: KeyRow, actor: str, now_ns: int, future: "asyncio.Future[Any]") -> None:
+        super().__init__(future)
+        self.row, self.actor, self.now_ns = row, actor, now_ns
+
+    def apply(self, batch: Batch) -> object:
+        store_terms(batch.connection, self.row)
+        batch.audit(self.actor, "key.limit", self.row.id, terms_text(self.row), self.now_ns)
         return None
 
 

@@ -14,7 +14,7 @@ from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import StorageBusy
-from routerx.ledger.base import LogQuery, TransferRow
+from routerx.ledger.base import AuditRow, LogQuery, TransferRow
 from routerx.ledger.requestlog import decode
 
 QUERY_S_MAX = 2.0
@@ -37,6 +37,12 @@ JOIN transfers AS t ON t.id = s.id
 LEFT JOIN transfers AS c ON c.id = t.reverses
 LEFT JOIN requests AS r ON r.n = coalesce(t.request, c.request)
 ORDER BY t.id"""
+
+_HISTORY = """
+SELECT id, ts_ns, actor, action, subject, detail FROM audit
+WHERE subject = ?1 OR subject IN (
+  SELECT k.id FROM keys AS k JOIN accounts AS a ON a.id = k.tenant WHERE a.kind = 'tenant' AND a.name = ?1)
+ORDER BY id DESC LIMIT ?2"""
 
 _DETAIL = "SELECT detail FROM log WHERE id = ?"
 _SEQUENCE = "SELECT seq FROM log WHERE id = ?"
@@ -95,6 +101,12 @@ async def transfers(books: Reader, tenant: str, limit: int) -> tuple[TransferRow
     """The tenant's latest transfers, oldest first."""
     rows = await books.fetch(_STATEMENT, (tenant, _bounded(limit)))
     return tuple(TransferRow(*row) for row in rows)
+
+
+async def history(reader: Reader, tenant: str, limit: int) -> tuple[AuditRow, ...]:
+    """The latest audit rows of a tenant and of its keys, oldest first."""
+    rows = await reader.fetch(_HISTORY, (tenant, _bounded(limit)))
+    return tuple(AuditRow(*row) for row in reversed(rows))
 
 
 async def log(requests: Reader, query: LogQuery) -> tuple[RequestRecord, ...]:

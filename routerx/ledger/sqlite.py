@@ -11,13 +11,15 @@ import msgspec
 
 from routerx.clock import Clock
 from routerx.domain.record import RequestRecord
-from routerx.domain.tenant import Principal, Tenant
-from routerx.errors import InsufficientBalance, InvalidParameter, LedgerUnusable, NotFound
+from routerx.domain.tenant import KeyTerms, Principal, Tenant
+from routerx.errors import Conflict, InsufficientBalance, InvalidParameter, LedgerUnusable, NotFound
 from routerx.ids import new_id
 from routerx.ledger import reports
 from routerx.ledger.base import (
+    AuditRow,
     Hold,
     KeyRow,
+    KeyUse,
     LedgerHealth,
     LogQuery,
     Receipt,
@@ -32,7 +34,7 @@ from routerx.ledger.books import Books, Closed, belongs_in_books
 from routerx.ledger.budget import floor_of
 from routerx.ledger.database import Connect, connect
 from routerx.ledger.opening import LedgerOptions, Opened, open_file
-from routerx.ledger.ops import AddKey, Op, Post, Posting, RevokeKey, Suspend, yaml_tombstones
+from routerx.ledger.ops import AddKey, Op, Post, Posting, RevokeKey, SetKeyTerms, Suspend, yaml_tombstones
 from routerx.ledger.requestlog import RequestLog
 from routerx.ledger.storage import Storage
 from routerx.ledger.usage import provider_usage
@@ -94,8 +96,9 @@ class SqliteLedger:
         self._writer.start(asyncio.get_running_loop(), self._books.receive)
         self._watch = Watch(options, clock, self._books, self._writer, requests)
         self._tasks = TaskSet()
-        self._tasks.spawn("ledger watch", self._watch.run(self._path, opened.verified))
-        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, clock)
+        self._watch.begin_at(self._path, opened.verified)
+        self._tasks.spawn("ledger watch", self._watch.run())
+        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, self._watch, self._path, clock)
         self._closed = False
 
     # --- hot path
@@ -103,14 +106,14 @@ class SqliteLedger:
     def suspended(self, tenant: str) -> bool:
         return self._access.is_suspended(tenant)
 
-    def issued_key(self, digest: str) -> tuple[str, str] | None:
+    def issued_key(self, digest: str) -> KeyRow | None:
         return self._access.issued(digest)
 
     def revoked(self, digest: str) -> bool:
         return self._access.revoked(digest)
 
-    def hold(self, tenant: Tenant, amount_nano: int) -> Hold:
-        return self._books.hold(tenant, amount_nano)
+    def hold(self, tenant: Tenant, amount_nano: int, caller: Principal | None = None) -> Hold:
+        return self._books.hold(tenant, amount_nano, caller)
 
     def extend(self, tenant: Tenant, hold: Hold, amount_nano: int) -> None:
         self._books.extend(tenant, hold, amount_nano)
@@ -213,15 +216,29 @@ class SqliteLedger:
         await self._submit(op)
         self._access.unsuspend(tenant)
 
-    async def issue_key(self, tenant: str, *, actor: str, label: str | None) -> tuple[str, KeyRow]:
+    async def issue_key(
+        self, tenant: str, *, actor: str, label: str | None, terms: KeyTerms | None = None
+    ) -> tuple[str, KeyRow]:
         """Raises NotFound."""
         self._books.get(tenant)
         key = new_api_key()
         digest = key_digest(key)
-        row = KeyRow(key_id(digest), tenant, label, self._clock.now_ns(), None, "issued")
+        row = KeyRow(key_id(digest), tenant, label, self._clock.now_ns(), None, "issued", terms)
         await self._submit(AddKey(row, digest, actor, self._books.future()))
         self._access.add_key(digest, row)
         return key, row
+
+    async def limit_key(self, key_id: str, terms: KeyTerms | None, *, actor: str) -> KeyRow:
+        """As the protocol says."""
+        row = self._access.key(key_id)
+        if row is None:
+            raise NotFound(f"The ledger has issued no key {key_id!r}; 'routerx keys list' shows all.")
+        if row.revoked_ns is not None or row.source != "issued":
+            raise Conflict(f"The key {key_id!r} is revoked for good; issue another one.")
+        row = msgspec.structs.replace(row, terms=terms)
+        await self._submit(SetKeyTerms(row, actor, self._clock.now_ns(), self._books.future()))
+        self._access.set_terms(row)
+        return row
 
     async def revoke_key(self, key_id: str, yaml_keys: Sequence[tuple[str, Principal]], *, actor: str) -> KeyRow:
         """Effective at once; revoking again gives the same row. Raises NotFound."""
@@ -241,6 +258,14 @@ class SqliteLedger:
 
     async def keys(self, tenant: str | None) -> tuple[KeyRow, ...]:
         return self._access.keys(tenant)
+
+    def key_use(self, tenant: str, key_id: str) -> KeyUse:
+        return self._books.key_use(tenant, key_id)
+
+    async def history(self, tenant: str, limit: int) -> tuple[AuditRow, ...]:
+        """As the protocol says."""
+        self._books.get(tenant)
+        return await reports.history(self._books_reader, tenant, limit)
 
     async def usage(self, query: UsageQuery) -> tuple[UsageRow, ...]:
         return await provider_usage(self._books_reader, query)

@@ -7,7 +7,6 @@ use has to be told in the words of one that does not exist.
 import difflib
 import itertools
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -16,7 +15,7 @@ from routerx.domain.call import Operation, Peek
 from routerx.domain.model import EVERYTHING, Capability, Endpoint, Kind, Model
 from routerx.domain.policy import Policy, Sort
 from routerx.domain.pricing import PriceCard
-from routerx.domain.tenant import Tenant
+from routerx.domain.tenant import Tenant, may_use
 from routerx.errors import ModelNotFound
 
 NAME_MAX = 256
@@ -66,8 +65,7 @@ class Found(msgspec.Struct, frozen=True):
 
     def allowed(self, endpoint: Endpoint, tenant: Tenant) -> bool:
         """A pattern may match the name, the model's own name or a single path."""
-        names = (self.name, self.model.name, endpoint.model, endpoint.key)
-        return not tenant.allow or any(fnmatchcase(name, pattern) for pattern in tenant.allow for name in names)
+        return may_use(tenant, self.name, self.model.name, endpoint.model, endpoint.key)
 
     def endpoints(self, tenant: Tenant) -> tuple[Endpoint, ...]:
         """Those the tenant may use, by priority, then as declared."""

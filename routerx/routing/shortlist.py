@@ -33,8 +33,8 @@ TOLD_MAX = 5
 PlanKey = (
     tuple[str, str, Operation, frozenset[Capability]] | tuple[str, str, Operation, frozenset[Capability], Wishes, bool]
 )
-"""(model as asked, tenant, operation, needs), and the wishes and whether there is an own key where the caller says
-anything of that: what the static part of a plan depends on, beside the snapshot."""
+"""(model as asked, tenant with what its key is restricted to, operation, needs), and the wishes and whether there is an
+own key where the caller says anything of that: what the static part of a plan depends on, beside the snapshot."""
 
 _PARAMS = {
     Capability.VISION: ("images", "messages"),
@@ -58,6 +58,8 @@ class Ask(msgspec.Struct, frozen=True):
     def key(self) -> PlanKey:
         """Under which the static part of its plan is kept."""
         peek, tenant = self.peek, self.principal.tenant.name
+        if self.principal.tenant.key_allow:
+            tenant = "\0".join((tenant, *self.principal.tenant.key_allow))
         if self.wishes is NO_WISHES and not self.own_key:
             return peek.model, tenant, peek.operation, peek.needs
         return peek.model, tenant, peek.operation, peek.needs, self.wishes, self.own_key

@@ -354,9 +354,9 @@ async def test_an_issued_key_works_until_it_is_revoked(ledger: Ledger, backend: 
     await ledger.sync_tenants([tenant()])
     key, row = await ledger.issue_key("acme", actor="op", label="laptop")
     digest = key_digest(key)
-    assert ledger.issued_key(digest) == ("acme", row.id)
+    assert ledger.issued_key(digest) == row
     ledger = await backend.open()
-    assert ledger.issued_key(digest) == ("acme", row.id)
+    assert ledger.issued_key(digest) == row
     assert await ledger.keys("acme") == (row,)
     revoked = await ledger.revoke_key(row.id, (), actor="op")
     for _ in ("in memory", "from the file"):

@@ -56,7 +56,13 @@ async def test_a_ledger_of_version_1_keeps_every_row_and_verifies(old: Path):
     report = verify_file(str(old))
     assert report.violations == ()
     assert report.checked_requests == len(before["requests"]) + 1
-    assert query(old, "SELECT version, name FROM migrations") == [(2, "m002_fees_refunds_pruning")]
+    assert query(old, "SELECT version, name FROM migrations") == [
+        (2, "m002_fees_refunds_pruning"),
+        (3, "m003_keys"),
+    ]
+    assert query(old, "SELECT tenant, day, sum(requests), sum(charged) FROM key_days GROUP BY 1, 2 ORDER BY 1, 2") == (
+        query(old, "SELECT * FROM days ORDER BY 1, 2")
+    )
 
 
 def test_an_old_file_can_be_verified_as_it_is(old: Path):
