@@ -96,9 +96,8 @@ class SqliteLedger:
         self._writer.start(asyncio.get_running_loop(), self._books.receive)
         self._watch = Watch(options, clock, self._books, self._writer, requests)
         self._tasks = TaskSet()
-        self._watch.begin_at(self._path, opened.verified)
-        self._tasks.spawn("ledger watch", self._watch.run())
-        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, self._watch, self._path, clock)
+        self._tasks.spawn("ledger watch", self._watch.run(self._path, opened.verified))
+        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, clock)
         self._closed = False
 
     # --- hot path

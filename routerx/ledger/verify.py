@@ -231,18 +231,9 @@ class Checker:
             self.add("I16", message, self._tenant(account))
 
 
-def add_pruned_days(connection: sqlite3.Connection, progress: Progress) -> None:
-    """Count what was pruned by its sums."""
-    for tenant, day, requests, charged in recorded(connection)[1]:
-        if day >= progress.first_day:
-            figures = progress.days.setdefault((tenant, day), [0, 0])
-            figures[0] += requests
-            figures[1] += charged
-
-
-def watermark_of(progress: Progress) -> Verified:
+def watermark_of(progress: Progress) -> Watermark:
     """For storing."""
-    return Verified(
+    return Watermark(
         transfer=progress.transfer,
         transfer_hash=progress.transfer_hash.hex(),
         ts_ns=progress.ts_ns,
