@@ -186,6 +186,23 @@ class RerateReport(msgspec.Struct, frozen=True):
     dry_run: bool
 
 
+class BackupReport(msgspec.Struct, frozen=True):
+    """A copy of the ledger, and what its check said."""
+
+    path: str
+    size_bytes: int
+    verified: VerifyReport
+
+
+class PruneReport(msgspec.Struct, frozen=True):
+    """Request rows that went, or would go (`dry_run`)."""
+
+    requests: int
+    kept: int
+    """Request rows that are left."""
+    dry_run: bool
+
+
 class LedgerHealth(msgspec.Struct, frozen=True):
     """For /health and the start-up line."""
 
@@ -225,6 +242,15 @@ class Bookkeeper(Protocol):
 
     async def rerate(self, rerating: Rerating) -> RerateReport:
         """Correct what paid requests cost to what they cost by other prices; a second time changes nothing."""
+        ...
+
+    async def back_up(self, path: str) -> BackupReport:
+        """A copy of the ledger at this moment, checked. Raises Conflict where no new file can be made there."""
+        ...
+
+    async def prune(self, before_ns: int, *, actor: str, dry_run: bool) -> PruneReport:
+        """Delete the rows of requests that settled before, once the books up to there are proven; what they came to is
+        kept. Raises Conflict where the proof fails."""
         ...
 
 

@@ -1,18 +1,27 @@
-"""What operators do to books that are written already: refunds and re-rating."""
+"""What operators do to books that are written already: refunds, re-rating, backups and pruning."""
 
 import asyncio
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from routerx.clock import Clock
-from routerx.errors import InvalidParameter, RouterXError
+from routerx.errors import Conflict, InvalidParameter, RouterXError
 from routerx.ids import new_id
-from routerx.ledger.base import RerateReport, Rerating, TransferRow
+from routerx.ledger.backup import back_up
+from routerx.ledger.base import BackupReport, PruneReport, RerateReport, Rerating, TransferRow
 from routerx.ledger.books import Books
 from routerx.ledger.corrections import Refund, Refunding
+from routerx.ledger.database import connect_read_only
 from routerx.ledger.ops import Op, Post, Posting
-from routerx.ledger.reports import Reader
+from routerx.ledger.pruning import Day, DeletePruned, Watermark, WriteWatermark, newest_watermark
+from routerx.ledger.reports import Reader, first_settled, last_request
 from routerx.ledger.rerating import Correction, Tally, corrections
+from routerx.ledger.sealing import Unproven, seal_transfers, sum_requests
+from routerx.ledger.watch import Stopped, Watch
 from routerx.money import MAX_NANO, format_usd
+
+T = TypeVar("T")
 
 OWN_REFERENCES = ("opening:", "refund:", "rerate:")
 """Beginnings of references that the ledger gives out itself."""
@@ -21,11 +30,14 @@ OWN_REFERENCES = ("opening:", "refund:", "rerate:")
 class SqliteBookkeeper:
     """Implements routerx.ledger.base.Bookkeeper for SqliteLedger."""
 
-    def __init__(self, books: Books, reader: Reader, clock: Clock) -> None:
+    def __init__(self, books: Books, reader: Reader, watch: Watch, path: str, clock: Clock) -> None:
         self._books = books
         self._reader = reader
+        self._watch = watch
+        self._path = path
         self._clock = clock
-        self._rerating = asyncio.Lock()
+        self._working = asyncio.Lock()
+        """Held by what reads many rows before it writes: two of a kind would do the same work."""
 
     async def refund(
         self,
@@ -53,10 +65,64 @@ class SqliteBookkeeper:
     async def rerate(self, rerating: Rerating) -> RerateReport:
         """As the protocol says; two at a time would correct the same requests."""
         tally = Tally()
-        async with self._rerating:
+        async with self._working:
             async for page in corrections(self._reader, rerating, tally):
                 await self._correct(page, rerating, tally)
         return tally.report(dry_run=rerating.dry_run)
+
+    async def back_up(self, path: str) -> BackupReport:
+        """As the protocol says."""
+        try:
+            return await asyncio.to_thread(back_up, self._path, path, self._watch.pause)
+        except Stopped:
+            raise Conflict("The ledger was closed while it was copied; there is no backup.") from None
+
+    async def prune(self, before_ns: int, *, actor: str, dry_run: bool) -> PruneReport:
+        """As the protocol says. Rows go in small steps between other commits; what is broken off is gone on with."""
+        async with self._working:
+            last = await last_request(self._reader)
+            upto = await first_settled(self._reader, before_ns) - 1
+            mark = await asyncio.to_thread(self._read, newest_watermark)
+            requests = max(0, upto - mark.request)
+            report = PruneReport(requests, max(0, last - max(upto, mark.request)), dry_run)
+            if dry_run:
+                return report
+            if requests:
+                mark = await self._write_watermark(mark, upto, actor)
+            deleted = 1
+            while deleted:
+                result = await submitted(self._books, DeletePruned(mark.request, self._books.future()))
+                deleted = result if isinstance(result, int) else 0
+            return report
+
+    async def _write_watermark(self, since: Watermark, upto: int, actor: str) -> Watermark:
+        """Prove the books, and write down what vouches for the rows that go."""
+        await self._watch.verify()
+        proven = self._watch.proven
+        if proven is None or proven[0] < upto or self._books.suspects or self._books.trouble is not None:
+            raise Conflict("The books cannot be proven now, so nothing is pruned; see 'routerx ledger verify'.")
+
+        def work(connection: sqlite3.Connection) -> tuple[bytes, tuple[Day, ...]]:
+            seal = seal_transfers(connection, since, proven[1], self._watch.pause)
+            return seal, sum_requests(connection, since.request, upto, self._watch.pause)
+
+        try:
+            seal, days = await asyncio.to_thread(self._read, work)
+        except Unproven as error:
+            raise Conflict(f"The books cannot be proven, so nothing is pruned: {error}.") from None
+        mark = Watermark(since.id + 1, upto, proven[1], seal)
+        await submitted(self._books, WriteWatermark(mark, days, actor, self._clock.now_ns(), self._books.future()))
+        return mark
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """In a thread, on a connection of its own."""
+        connection = connect_read_only(self._path)
+        try:
+            return work(connection)
+        except Stopped:
+            raise Conflict("The ledger was closed meanwhile; nothing was pruned.") from None
+        finally:
+            connection.close()
 
     async def _correct(self, page: Sequence[Correction], rerating: Rerating, tally: Tally) -> None:
         """One page: what is owed on top is taken as far as the tenant's floor and holds leave room."""

@@ -12,6 +12,7 @@ from routerx.domain.pricing import PriceSnapshot, cost_nano
 from routerx.domain.usage import Usage
 from routerx.ledger.batch import GENESIS, link
 from routerx.ledger.budget import day_of
+from routerx.ledger.pruning import Watermark, fold
 from routerx.ledger.schema import HOUSE_CASH, HOUSE_REVENUE, HOUSE_WRITEOFF
 
 _usage = msgspec.json.Decoder(Usage).decode
@@ -39,6 +40,14 @@ class Progress:
         """(account id, UTC day) → [requests, nano-USD charged]."""
         self.opened: dict[str, str] = {}
         """Account id, as text → tenant name, from the audit chain."""
+        self.watermark = Watermark()
+        """Requests up to here may be gone, and with them what only they can prove."""
+        self.seal: bytes | None = GENESIS
+        """Of the transfers so far; None where the check began in their middle."""
+        self.pruned: dict[int, int] = {}
+        """Account id → nano-USD charged for requests up to the watermark."""
+        self.prunings: list[str] = []
+        """Watermarks as the audit chain has them."""
 
 
 class TransferCheck(msgspec.Struct, frozen=True):
@@ -100,8 +109,12 @@ def transfer(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
     t = TransferCheck(*row)
     if t.id != at.transfer + 1:
         yield "I11", f"transfer {at.transfer + 1} is missing or transfer {t.id} is there twice"
-    if t.prev_hash != at.transfer_hash or link(t.prev_hash, row[:14]) != t.hash:
+    is_pruned = t.request is not None and t.request <= at.watermark.request
+    if t.prev_hash != at.transfer_hash or not (
+        (is_pruned and t.request_id is None) or link(t.prev_hash, row[:14]) == t.hash
+    ):
         yield "I11", f"the hash chain is broken at transfer {t.id}"
+    yield from _sealed(t, row, at)
     if t.ts_ns < at.ts_ns:
         yield "I12", f"transfer {t.id} is older than the one before it"
     if t.previous != at.latest.get(t.tenant):
@@ -120,10 +133,21 @@ def transfer(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
         yield "I17", f"transfer {t.id} ({t.kind}) moves money between the wrong accounts {t.debit} and {t.credit}"
     if t.kind in ("opening", "topup", "refund") and not t.ext_ref:
         yield "I19", f"transfer {t.id} ({t.kind}) has no reference"
-    if t.request is not None:
+    if is_pruned:
+        if t.kind in ("charge", "byok_fee"):
+            at.pruned[t.tenant] = at.pruned.get(t.tenant, 0) + t.amount
+    elif t.request is not None:
         yield from _for_request(t)
     if t.kind == "refund" or (t.kind == "adjustment" and t.request is not None):
         yield from _given_back(t)
+
+
+def _sealed(t: TransferCheck, row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
+    """I11 for transfers whose requests may be gone."""
+    if at.seal is not None and t.id <= at.watermark.transfer:
+        at.seal = fold(at.seal, row, t.request, t.hash)
+        if t.id == at.watermark.transfer and at.seal != at.watermark.seal:
+            yield "I11", f"transfers up to {t.id} are not those that were sealed when their requests were pruned"
 
 
 def _parties(t: TransferCheck) -> tuple[tuple[int, int], ...]:
@@ -302,3 +326,5 @@ def audit(row: Sequence[Any], at: Progress) -> Iterator[tuple[str, str]]:
     at.audit, at.audit_hash, at.audit_ts_ns = number, digest, ts_ns
     if action == "account.open":
         at.opened[detail] = subject
+    elif action == "ledger.prune":
+        at.prunings.append(detail)

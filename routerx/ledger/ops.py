@@ -176,6 +176,8 @@ class Post(Op):
             known = by_reference(batch, posting.reference)
             if known is not None:
                 return _same_posting(known, posting)
+        if posting.request is not None and not _is_there(batch, posting.request):
+            return Conflict(f"The row of request {posting.request[0]!r} was pruned: it cannot be re-rated.")
         if batch.balance(account) + posting.amount_nano > MAX_NANO:
             return InvalidParameter(
                 f"The balance of {posting.tenant!r} would pass the ledger's limit of ${format_usd(MAX_NANO)}."
@@ -195,6 +197,11 @@ class Post(Op):
         )
         batch.flush()
         return _posted_row(posted, posting), True
+
+
+def _is_there(batch: Batch, request: tuple[str, int]) -> bool:
+    found = batch.connection.execute("SELECT 1 FROM requests WHERE id = ? AND n = ?", request).fetchone()
+    return found is not None
 
 
 def _posted_row(posted: tuple[int, int, int], posting: Posting) -> TransferRow:

@@ -142,9 +142,14 @@ async def request(requests: Reader, books: Reader, request_id: str) -> RequestRe
     return _from_books(rows[0], attempts)
 
 
+async def last_request(books: Reader) -> int:
+    """The number of the newest request; 0 where there is none."""
+    return int((await books.fetch(_LAST, ()))[0][0])
+
+
 async def first_settled(books: Reader, since_ns: int) -> int:
     """The smallest number of a request that has settled since then; one above the last where none has."""
-    low, high = 1, int((await books.fetch(_LAST, ()))[0][0]) + 1
+    low, high = 1, await last_request(books) + 1
     while low < high:
         middle = (low + high) // 2
         rows = await books.fetch(_AT, (middle,))

@@ -135,7 +135,11 @@ class Storage:
         if self._connection is None:
             return
         try:
-            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            self._connection.execute("PRAGMA busy_timeout = 0")  # Commits do not wait for a backup that is being read.
+            try:
+                self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {round(self._options.busy_timeout_s * 1000)}")
         except sqlite3.Error as error:
             log.warning("checkpoint of the ledger failed: %s", error)
 

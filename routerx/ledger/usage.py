@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from routerx.ledger.base import UsageQuery, UsageRow
-from routerx.ledger.reports import Reader, first_settled
+from routerx.ledger.reports import Reader, first_settled, last_request
 
 ROWS_PER_PIECE = 20_000
 """Requests read at once: while a reader reads, the WAL cannot shrink."""
 PIECES_MAX = 500
 """Ten million requests; what is older is left out."""
-
-_LAST = "SELECT coalesce(max(n), 0) FROM requests"
 
 _INPUT = ("in_fresh", "in_cache_read", "in_cache_write_5m", "in_cache_write_1h", "in_audio", "in_image")
 _OUTPUT = ("out_text", "out_reasoning", "out_audio", "out_image")
@@ -33,7 +31,7 @@ GROUP BY 1, 2"""  # noqa: S608 Constants from above only.
 
 async def provider_usage(books: Reader, query: UsageQuery) -> tuple[UsageRow, ...]:
     """By provider and step, oldest first. Raises StorageBusy."""
-    last = int((await books.fetch(_LAST, ()))[0][0])
+    last = await last_request(books)
     first = await first_settled(books, query.since_ns)
     first = max(first, last - ROWS_PER_PIECE * PIECES_MAX)
     sums: dict[tuple[int, str], list[int]] = {}

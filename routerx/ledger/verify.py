@@ -17,6 +17,7 @@ from routerx.ledger.base import VerifyReport
 from routerx.ledger.budget import DAY_NS
 from routerx.ledger.checks import Progress
 from routerx.ledger.database import connect_read_only, recognise
+from routerx.ledger.pruning import newest_watermark, recorded
 from routerx.ledger.schema import TABLES
 
 PAGE_ROWS = 500
@@ -50,7 +51,7 @@ class Violation(msgspec.Struct, frozen=True):
         return f"{self.invariant}: {self.message}" + (f" (tenant {self.tenant!r})" if self.tenant is not None else "")
 
 
-class Watermark(msgspec.Struct, frozen=True):
+class Verified(msgspec.Struct, frozen=True):
     """Where a verification ended, small enough for the file's own `meta`."""
 
     transfer: int = 0
@@ -115,7 +116,7 @@ class Checker:
 
     def run(self) -> None:
         """All rows after the progress, in pages; then the rest and the balances in one snapshot."""
-        self._load_accounts()
+        self._start()
         while self._page():
             pass
         self._connection.execute("BEGIN")
@@ -127,6 +128,15 @@ class Checker:
             self._days()
         finally:
             self._connection.execute("ROLLBACK")
+
+    def _start(self) -> None:
+        """What was pruned in the meantime is not looked for; what it came to is in the watermark's sums."""
+        at = self._progress
+        self._load_accounts()
+        at.watermark = newest_watermark(self._connection)
+        if at.request < at.watermark.request:
+            at.request = at.watermark.request
+            add_pruned_days(self._connection, at)
 
     def structure(self) -> None:
         """What only the whole file can tell: pages, references, doubles, tables (I5, I13, I15, I18, I19)."""
@@ -153,6 +163,24 @@ class Checker:
             "SELECT DISTINCT request FROM attempts WHERE NOT EXISTS (SELECT 1 FROM requests WHERE n = attempts.request)"
         ):
             self.add("I13", f"attempts of request row {request}, which is not there", None)
+        self._watermarks()
+
+    def _watermarks(self) -> None:
+        """I11 and I16 of what was pruned: watermarks are those of the audit chain, and their sums those charged."""
+        details, days, changed = recorded(self._connection)
+        if list(details) != self._progress.prunings:
+            self.add("I11", "the watermarks of pruned requests are not those of the audit trail", None)
+        for number in changed:
+            self.add("I11", f"the sums of watermark {number} are not those that were written down", None)
+        if self._progress.transfer < self._progress.watermark.transfer:
+            self.add("I11", f"transfers after {self._progress.transfer} are missing: they were sealed", None)
+        sums: dict[int, int] = {}
+        for tenant, _, _, charged in days:
+            sums[tenant] = sums.get(tenant, 0) + charged
+        for tenant in sums.keys() | self._progress.pruned.keys():
+            if sums.get(tenant, 0) != self._progress.pruned.get(tenant, 0):
+                message = f"the charges of account {tenant} for pruned requests are not the sums written down"
+                self.add("I16", message, self._tenant(tenant))
 
     def _load_accounts(self) -> None:
         rows = self._connection.execute("SELECT id, kind, name FROM accounts")
@@ -231,9 +259,18 @@ class Checker:
             self.add("I16", message, self._tenant(account))
 
 
-def watermark_of(progress: Progress) -> Watermark:
+def add_pruned_days(connection: sqlite3.Connection, progress: Progress) -> None:
+    """Count what was pruned by its sums."""
+    for tenant, day, requests, charged in recorded(connection)[1]:
+        if day >= progress.first_day:
+            figures = progress.days.setdefault((tenant, day), [0, 0])
+            figures[0] += requests
+            figures[1] += charged
+
+
+def watermark_of(progress: Progress) -> Verified:
     """For storing."""
-    return Watermark(
+    return Verified(
         transfer=progress.transfer,
         transfer_hash=progress.transfer_hash.hex(),
         ts_ns=progress.ts_ns,
@@ -251,7 +288,7 @@ def resume(connection: sqlite3.Connection, stored: str | None, first_day: int) -
     """
     progress = Progress(first_day)
     try:
-        mark = Watermark() if stored is None else msgspec.json.decode(stored, type=Watermark)
+        mark = Verified() if stored is None else msgspec.json.decode(stored, type=Verified)
     except msgspec.DecodeError:
         return progress
     row = connection.execute("SELECT hash FROM transfers WHERE id = ?", (mark.transfer,)).fetchone()
@@ -259,6 +296,8 @@ def resume(connection: sqlite3.Connection, stored: str | None, first_day: int) -
         return progress
     progress.transfer, progress.transfer_hash, progress.ts_ns = mark.transfer, row[0], mark.ts_ns
     progress.request = mark.request
+    progress.seal = None
+    pruned = newest_watermark(connection).request
     progress.audit, progress.audit_hash = mark.audit, bytes.fromhex(mark.audit_hash)
     progress.audit_ts_ns = mark.audit_ts_ns
     for column, sign in (("debit", -1), ("credit", 1)):
@@ -271,10 +310,12 @@ def resume(connection: sqlite3.Connection, stored: str | None, first_day: int) -
         (tenant, day): [requests, charged]
         for tenant, day, requests, charged in connection.execute(
             "SELECT tenant, settled_ns / ?1, count(*), sum(charged) FROM requests "
-            "WHERE n <= ?2 AND settled_ns >= ?3 * ?1 GROUP BY 1, 2",
-            (DAY_NS, mark.request, first_day),
+            "WHERE n > ?4 AND n <= ?2 AND settled_ns >= ?3 * ?1 GROUP BY 1, 2",
+            (DAY_NS, mark.request, first_day, pruned),
         )
     }
+    if pruned and mark.request >= pruned:
+        add_pruned_days(connection, progress)
     opened = connection.execute(
         "SELECT detail, subject FROM audit WHERE action = 'account.open' AND id <= ?", (mark.audit,)
     )

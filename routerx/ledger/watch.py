@@ -47,12 +47,16 @@ class Watch:
         self._path = ""
         self._stored: str | None = None
         self._progress: Progress | None = None
+        self._proven: tuple[int, int] | None = None
         self._verifying = asyncio.Lock()
         self._stop = threading.Event()
 
-    async def run(self, path: str, stored: str | None) -> None:
-        """Until cancelled. `stored` is the watermark of the last verification."""
+    def begin_at(self, path: str, stored: str | None) -> None:
+        """Which file; `stored` is the watermark of its last verification. To be called before anything else."""
         self._path, self._stored = path, stored
+
+    async def run(self) -> None:
+        """Until cancelled."""
         inspected_s = verified_s = pruned_s = self._clock.monotonic_s()
         try:
             self._tasks.spawn("ledger verify", self.verify())
@@ -77,6 +81,11 @@ class Watch:
             self._stop.set()
             await self._tasks.close()
 
+    @property
+    def proven(self) -> tuple[int, int] | None:
+        """The latest request and transfer up to which nothing wrong was found; None where something was."""
+        return self._proven
+
     async def _write_log(self) -> None:
         while True:
             await self._clock.sleep(TICK_S)
@@ -98,9 +107,11 @@ class Watch:
         async with self._verifying:
             violations = await asyncio.to_thread(self._verify)
             self.stop_money(violations)
+            self._proven = None
             if not violations:
                 await self.compare_memory()
                 if self._progress is not None:
+                    self._proven = self._progress.request, self._progress.transfer
                     mark = watermark_of(self._progress)
                     self._books.submit(Note("verified", jsonx.encode(mark).decode()))
 
