@@ -1,7 +1,7 @@
 """Logs: one line per event, masked and bounded; a reader that stops costs lines, never requests."""
 
-import io
 import functools
+import io
 import json
 import logging
 import threading
