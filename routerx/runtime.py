@@ -22,6 +22,7 @@ from routerx.config.load import Loader
 from routerx.config.settings import Flags, config_path, read_environment
 from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
 from routerx.config.watch import ConfigWatcher
+from routerx.control.books import BookOperations
 from routerx.control.checks import CheckParts, HealthChecks
 from routerx.control.configuration import LiveConfiguration
 from routerx.control.operations import Operations
@@ -39,6 +40,7 @@ from routerx.gateway.settle import Settler
 from routerx.gateway.translation import Translator
 from routerx.http.admin import admin_routes
 from routerx.http.admin_app import AdminApp, admin_actor
+from routerx.http.admin_books import book_routes
 from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
@@ -163,6 +165,7 @@ class Runtime:
             path=server.ledger_path,
             synchronous=server.ledger_synchronous,
             log_retention_days=server.log_retention_days,
+            retention_days=server.retention_days,
         )
         ledger = await open_ledger(options, self.clock)
         self._stack.push_async_callback(ledger.close)
@@ -191,6 +194,7 @@ class Runtime:
             [
                 *admin_routes(self.operations, self._authorize),
                 *provider_routes(desk, self._authorize),
+                *book_routes(BookOperations(self.ledger, self.holder, self.clock), self._authorize),
                 explain_route(explainer, self.holder, self.clock, self._authorize),
             ]
         )
@@ -239,7 +243,7 @@ class Runtime:
     async def _applied(self, old: Snapshot, new: Snapshot) -> None:
         """A new snapshot is in place: what keeps state by its names follows."""
         self._take_over(new)
-        self.ledger.set_log_retention(new.server.log_retention_days)
+        self.ledger.set_retention(new.server.log_retention_days, new.server.retention_days)
         await self.ledger.sync_tenants(new.tenants.values())
 
     def _log_request(self, record: RequestRecord) -> None:

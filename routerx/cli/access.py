@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from routerx.cli.remote import RemoteAccess, socket_answers
+from routerx.cli.remote_books import BookAccess
 from routerx.cli.remote_providers import ProviderAccess
 from routerx.cli.render import say
 from routerx.cli.settings import Settings
@@ -37,6 +38,9 @@ class Access(Protocol):
 
     @property
     def providers(self) -> ProviderAccess: ...
+
+    @property
+    def books(self) -> BookAccess: ...
 
     def tenants(self) -> tuple[TenantSummary, ...]: ...
     def tenant(self, name: str) -> TenantDetail: ...

@@ -7,15 +7,19 @@ so the ledger is opened late and closed soon; what only needs the configuration 
 import asyncio
 import getpass
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
 from routerx.cli.files import load, loader_for
+from routerx.cli.local_books import LocalBooks
 from routerx.cli.local_providers import LocalProviders
 from routerx.cli.settings import Settings
 from routerx.clock import SystemClock
 from routerx.config.snapshot import SnapshotHolder
 from routerx.control import views
+from routerx.control.book_values import BackupView
+from routerx.control.books import BookOperations, backup_view
 from routerx.control.configuration import FileConfiguration
 from routerx.control.lookup import find_model, find_models
 from routerx.control.operations import Operations
@@ -33,6 +37,7 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
+from routerx.ledger.backup import restore
 from routerx.ledger.base import LogQuery
 from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
@@ -44,6 +49,12 @@ T = TypeVar("T")
 def verify_ledger(settings: Settings, path: str | None) -> VerifyView:
     """Check the ledger file at `path`, or the configured one, without its lock and without writing."""
     return views.verify_view(verify_file(path if path is not None else load(settings).server.ledger_path))
+
+
+def restore_ledger(settings: Settings, path: str, *, replace: bool) -> BackupView:
+    """Make the backup at `path` the configured ledger. Raises LedgerLocked, LedgerUnusable and Conflict."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return backup_view(restore(path, load(settings).server.ledger_path, replace=replace, now=moment))
 
 
 class LocalAccess:
@@ -69,6 +80,10 @@ class LocalAccess:
     @property
     def providers(self) -> LocalProviders:
         return LocalProviders(self._loader, self._holder, self._runner)
+
+    @property
+    def books(self) -> LocalBooks:
+        return LocalBooks(self._do_books, self._actor)
 
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._do(lambda operations: operations.tenants())
@@ -118,11 +133,19 @@ class LocalAccess:
         return self._do(lambda operations: operations.verify())
 
     def _do(self, call: Callable[[Operations], Coroutine[Any, Any, T]]) -> T:
+        def over(ledger: SqliteLedger, clock: SystemClock) -> Coroutine[Any, Any, T]:
+            configuration = FileConfiguration(self._loader, self._holder)
+            return call(Operations(ledger, self._holder, configuration, clock))
+
+        return self._on_open_ledger(over)
+
+    def _do_books(self, call: Callable[[BookOperations], Coroutine[Any, Any, T]]) -> T:
+        return self._on_open_ledger(lambda ledger, clock: call(BookOperations(ledger, self._holder, clock)))
+
+    def _on_open_ledger(self, call: Callable[[SqliteLedger, SystemClock], Coroutine[Any, Any, T]]) -> T:
         async def on_open_ledger() -> T:
             clock = SystemClock()
-            ledger = await self._opened(clock)
-            configuration = FileConfiguration(self._loader, self._holder)
-            return await call(Operations(ledger, self._holder, configuration, clock))
+            return await call(await self._opened(clock), clock)
 
         return self._runner.run(on_open_ledger())
 

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from routerx.cli.remote_books import RemoteBooks
 from routerx.cli.remote_kit import Page, query_of, segment
 from routerx.cli.remote_providers import RemoteProviders
 from routerx.control.values import (
@@ -128,6 +129,10 @@ class RemoteAccess:
     @property
     def providers(self) -> RemoteProviders:
         return RemoteProviders(self.call)
+
+    @property
+    def books(self) -> RemoteBooks:
+        return RemoteBooks(self.call)
 
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._get("/tenants", Page[TenantSummary]).data

@@ -11,6 +11,7 @@ from routerx.cli.keys import key_table, show_new_key
 from routerx.cli.render import Cell, Column, money
 from routerx.cli.settings import settings_of, shared_options
 from routerx.cli.types import amount as amount_type
+from routerx.control.book_values import NewRefund
 from routerx.control.values import (
     CreatedTenant,
     NewTenant,
@@ -98,6 +99,27 @@ def adjust(ctx: click.Context, name: str, amount: str, note: str | None) -> None
     settings = settings_of(ctx)
     with open_access(settings) as access:
         transfer = access.adjust(name, amount, note)
+    render.emit(settings, transfer, _transfer)
+
+
+@command.command("refund")
+@click.argument("name")
+@click.argument("request_id")
+@click.option("--amount", metavar="AMOUNT", type=amount_type, help="This many USD of it. Default: all that is left.")
+@click.option("--ref", "reference", metavar="TEXT", help="Your reference; the same one again refunds nothing more.")
+@click.option("--note", metavar="TEXT", required=True, help="Why; kept with the transfer.")
+@shared_options
+@click.pass_context
+def refund(
+    ctx: click.Context, /, name: str, request_id: str, amount: str | None, reference: str | None, note: str
+) -> None:
+    """Give a tenant back what a request cost, whole or in part; never more than it cost.
+
+    For goodwill without a request, use adjust.
+    """
+    settings = settings_of(ctx)
+    with open_access(settings) as access:
+        transfer = access.books.refund(name, NewRefund(request_id, amount, reference, note))
     render.emit(settings, transfer, _transfer)
 
 

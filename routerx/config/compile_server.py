@@ -44,6 +44,7 @@ def compile_server(run: Compilation) -> ServerConfig:
         ledger_path=_ledger_path(run, folder),
         ledger_synchronous=run.config.ledger.synchronous,
         log_retention_days=run.config.ledger.log_retention,
+        retention_days=run.config.ledger.retention,
         egress=_egress(run),
         keep_alive_s=block.keep_alive,
         health_interval_s=(

@@ -114,6 +114,10 @@ class LedgerBlock(Block):
         Literal["full", "normal"],
         Field(description="full: a committed charge survives a power loss; normal: it survives a crash."),
     ] = "full"
+    retention: Annotated[
+        Days | None,
+        Field(description="How long the books keep the rows of requests, in whole days; their charges stay for ever."),
+    ] = None
     log_retention: Annotated[Days, Field(description="How long the detail of requests is kept, in whole days.")] = 30
 
 

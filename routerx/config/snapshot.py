@@ -39,6 +39,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     ledger_path: str = "./data/ledger.db"
     ledger_synchronous: str = "full"
     log_retention_days: int = 30
+    retention_days: int | None = None
     egress: EgressPolicy = EgressPolicy()
     keep_alive_s: float = 15.0
     """Silence after which a caller who waits for a stream gets a comment."""

@@ -92,7 +92,7 @@ class Operations:
         Raises Conflict, NotFound (plan or policy), InvalidParameter, GatewayError and InternalError.
         """
         topup_nano = _positive_amount(new.topup, "topup") if new.topup is not None else None
-        label = _short_text(new.label, "label")
+        label = short_text(new.label, "label")
         snapshot = self._snapshot
         if new.name in snapshot.tenants:
             raise Conflict(f"There already is a tenant {new.name!r}.", param="name")
@@ -136,8 +136,8 @@ class Operations:
             name,
             nano,
             actor=actor,
-            reference=_short_text(reference, "reference"),
-            note=_short_text(note, "note"),
+            reference=short_text(reference, "reference"),
+            note=short_text(note, "note"),
         )
         return views.transfer_view(row)
 
@@ -147,11 +147,11 @@ class Operations:
         if nano == 0:
             raise InvalidParameter("An adjustment of 0 changes nothing.", param="amount")
         self._tenant(name)
-        return views.transfer_view(await self._ledger.adjust(name, nano, actor=actor, note=_short_text(note, "note")))
+        return views.transfer_view(await self._ledger.adjust(name, nano, actor=actor, note=short_text(note, "note")))
 
     async def suspend(self, name: str, *, reason: str | None, actor: str) -> TenantDetail:
         self._tenant(name)
-        await self._ledger.suspend(name, actor=actor, reason=_short_text(reason, "reason"))
+        await self._ledger.suspend(name, actor=actor, reason=short_text(reason, "reason"))
         return await self.tenant(name)
 
     async def unsuspend(self, name: str, *, actor: str) -> TenantDetail:
@@ -170,7 +170,7 @@ class Operations:
     async def create_key(self, tenant: str, label: str | None, *, actor: str) -> NewKey:
         """A new key; the result is the only place where it can ever be read."""
         self._tenant(tenant)
-        key, row = await self._ledger.issue_key(tenant, actor=actor, label=_short_text(label, "label"))
+        key, row = await self._ledger.issue_key(tenant, actor=actor, label=short_text(label, "label"))
         return NewKey(key=key, view=views.key_view(row))
 
     async def revoke_key(self, key_id: str, *, actor: str) -> KeyView:
@@ -327,7 +327,7 @@ def _positive_amount(text: str, param: str) -> int:
     return nano
 
 
-def _short_text(text: str | None, param: str) -> str | None:
+def short_text(text: str | None, param: str) -> str | None:
     """Free text that will be kept for ever: stripped, bounded, None where nothing is left."""
     if text is None:
         return None

@@ -1,6 +1,7 @@
 """What operators do to books that are written already: refunds, re-rating, backups and pruning."""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,6 +12,7 @@ from routerx.ids import new_id
 from routerx.ledger.backup import back_up
 from routerx.ledger.base import BackupReport, PruneReport, RerateReport, Rerating, TransferRow
 from routerx.ledger.books import Books
+from routerx.ledger.budget import DAY_NS, day_of
 from routerx.ledger.corrections import Refund, Refunding
 from routerx.ledger.database import connect_read_only
 from routerx.ledger.ops import Op, Post, Posting
@@ -21,7 +23,10 @@ from routerx.ledger.sealing import Unproven, seal_transfers, sum_requests
 from routerx.ledger.watch import Stopped, Watch
 from routerx.money import MAX_NANO, format_usd
 
+log = logging.getLogger("routerx.ledger")
+
 T = TypeVar("T")
+PRUNE_S = 3_600.0
 
 OWN_REFERENCES = ("opening:", "refund:", "rerate:")
 """Beginnings of references that the ledger gives out itself."""
@@ -38,6 +43,8 @@ class SqliteBookkeeper:
         self._clock = clock
         self._working = asyncio.Lock()
         """Held by what reads many rows before it writes: two of a kind would do the same work."""
+        self.retention_days: int | None = None
+        """Of request rows, in whole days; None keeps them for ever."""
 
     async def refund(
         self,
@@ -94,6 +101,21 @@ class SqliteBookkeeper:
                 result = await submitted(self._books, DeletePruned(mark.request, self._books.future()))
                 deleted = result if isinstance(result, int) else 0
             return report
+
+    async def keep_retention(self) -> None:
+        """Prune what is older than the retention, once an hour, until cancelled."""
+        while True:
+            await self._clock.sleep(PRUNE_S)
+            if self.retention_days is None:
+                continue
+            before_ns = (day_of(self._clock.now_ns()) - self.retention_days) * DAY_NS
+            try:
+                report = await self.prune(before_ns, actor="retention", dry_run=False)
+            except RouterXError as error:
+                log.error("old requests were not pruned: %s", error.message)
+            else:
+                if report.requests:
+                    log.info("pruned %d requests older than %d days", report.requests, self.retention_days)
 
     async def _write_watermark(self, since: Watermark, upto: int, actor: str) -> Watermark:
         """Prove the books, and write down what vouches for the rows that go."""

@@ -28,6 +28,8 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str | None = None
     """The request log's file; None: `requests.db` beside the ledger."""
     log_retention_days: int = 30
+    retention_days: int | None = None
+    """Of the books' own request rows; None keeps them for ever."""
     verify_interval_s: float = 60.0
     busy_timeout_s: float = 5.0
     queue_max: int = 2_000

@@ -96,8 +96,11 @@ class SqliteLedger:
         self._writer.start(asyncio.get_running_loop(), self._books.receive)
         self._watch = Watch(options, clock, self._books, self._writer, requests)
         self._tasks = TaskSet()
-        self._tasks.spawn("ledger watch", self._watch.run(self._path, opened.verified))
-        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, clock)
+        self._watch.begin_at(self._path, opened.verified)
+        self._tasks.spawn("ledger watch", self._watch.run())
+        self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, self._watch, self._path, clock)
+        self.bookkeeper.retention_days = options.retention_days
+        self._tasks.spawn("ledger prune", self.bookkeeper.keep_retention())
         self._closed = False
 
     # --- hot path
@@ -290,9 +293,10 @@ class SqliteLedger:
         """Have `observe` told how many seconds each batch took. It is called by the writer's thread."""
         self._writer.on_commit = observe
 
-    def set_log_retention(self, days: int) -> None:
-        """A reloaded configuration has another `log_retention_days`."""
-        self._watch.log_retention_days = days
+    def set_retention(self, log_days: int, days: int | None) -> None:
+        """A reloaded configuration has another `log_retention_days` and `retention_days`."""
+        self._watch.log_retention_days = log_days
+        self.bookkeeper.retention_days = days
 
     # --- health and life
 

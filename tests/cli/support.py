@@ -14,6 +14,7 @@ from aiohttp import web
 
 from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
 from routerx.config.watch import ReloadStatus
+from routerx.control.books import BookOperations
 from routerx.control.checks import CheckParts, HealthChecks
 from routerx.control.operations import Operations
 from routerx.control.provider_files import ProviderFiles
@@ -28,6 +29,7 @@ from routerx.domain.tenant import Billing, Limits, Period, Plan, Principal, Spen
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import Conflict, InvalidApiKey, NotFound
 from routerx.http.admin import admin_routes
+from routerx.http.admin_books import book_routes
 from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.ledger.base import KeyRow, LedgerHealth, LogQuery, TenantFunds, TransferRow, VerifyReport
 from routerx.routing.state import RoutingState
@@ -362,6 +364,7 @@ class Control:
         app.add_routes(admin_routes(self.operations, authorize))
         desk = ProviderDesk(self.providers, Reports(self.ledger, self.clock), self.clock)
         app.add_routes(provider_routes(desk, authorize))
+        app.add_routes(book_routes(BookOperations(self.ledger, self.holder, self.clock), authorize))
         return app
 
 

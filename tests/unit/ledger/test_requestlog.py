@@ -74,7 +74,7 @@ async def test_a_new_retention_takes_effect_without_a_restart(tmp_path: Path):
         ledger.settle(record(), None)
         await ledger.log(LogQuery())
         clock.jump(3 * 86_400)
-        ledger.set_log_retention(2)
+        ledger.set_retention(2, None)
         for _ in range(500):
             await clock.run(3_600)
             if await ledger.log(LogQuery()) == ():
