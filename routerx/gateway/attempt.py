@@ -125,8 +125,10 @@ class AttemptLoop:
                 assert ctx.peek is not None
                 tokens = ctx.peek.tokens_likely
                 raise no_healthy(plan, ctx.snapshot, self._routing, self._clock.monotonic_s(), tokens)
-            if tries == 0 and has_next and plan.policy.hedge_after_s is not None:
+            if tries == 0 and has_next and plan.policy.hedge_after_s is not None and _shows_first_token(ctx):
+                asked = index
                 result, attempt, index = await self._hedged(ctx, attempt, index, plan.policy.hedge_after_s)
+                script = script if index == asked else attempt.script
             else:
                 result = await self._attempt(ctx, attempt)
             if not isinstance(result, Failure):
@@ -219,9 +221,7 @@ class AttemptLoop:
         if credential is None:
             return None
         ctx.candidate = candidate
-        # What is no text may take its time even to its first piece: a picture, a long recording.
-        stream = ctx.peek.stream and ctx.peek.metered is None
-        first_token_s = first_token_deadline_s(candidate.timeouts, stream=stream, more=has_next)
+        first_token_s = first_token_deadline_s(candidate.timeouts, stream=_shows_first_token(ctx), more=has_next)
         deadline = deadline_of(ctx, candidate.timeouts)
         remaining_s = deadline.at_s - now_s
         return Attempt(
@@ -276,7 +276,7 @@ class AttemptLoop:
         that answers wins; where both fail, the second is told of as the last one made."""
         first = self._tasks.spawn("attempt", self._attempt(ctx, attempt))
         runs = [(first, attempt, index)]
-        won: asyncio.Task[Judgement] | None = None
+        decided: asyncio.Task[Judgement] | None = None
         try:
             await asyncio.wait({first}, timeout=after_s)
             other = None if first.done() else await self._hedge(ctx, index + 1)
@@ -286,14 +286,12 @@ class AttemptLoop:
             for task, one, at in sorted(runs, key=lambda run: not run[0].done()):
                 result = await task
                 if not isinstance(result, Failure):
-                    won = task
+                    decided = task
                     return result, one, at
-            if other is not None and isinstance(failure := first.result(), Failure):
-                self._failed(ctx, attempt, failure)
-            last, one, at = runs[-1]
-            return last.result(), one, at
+            decided, one, at = runs[-1]
+            return decided.result(), one, at
         finally:
-            await self._end_race(ctx, [(task, one) for task, one, _ in runs if task is not won])
+            await self._end_race(ctx, [(task, one) for task, one, _ in runs if task is not decided])
 
     async def _hedge(self, ctx: RequestContext, index: int) -> Attempt | None:
         """The second attempt, where one more may be made."""
@@ -312,12 +310,15 @@ class AttemptLoop:
         return self._begin(ctx, candidate, script, has_next=index + 1 < len(plan.candidates))
 
     async def _end_race(self, ctx: RequestContext, losers: list[tuple[asyncio.Task[Judgement], Attempt]]) -> None:
-        """Cancel who still runs, so that it costs no more, and put the attempt that won last."""
+        """Cancel who still runs, so that it costs no more, tell routing of who failed, and put the attempt that won
+        last."""
         for task, _ in losers:
             task.cancel()
         results = await asyncio.gather(*(task for task, _ in losers), return_exceptions=True)
         for result, (_, attempt) in zip(results, losers, strict=True):
-            if isinstance(result, BufferedCommit | StreamCommit):  # In the same moment as the winner.
+            if isinstance(result, Failure):
+                self._failed(ctx, attempt, result)
+            elif isinstance(result, BufferedCommit | StreamCommit):  # In the same moment as the winner.
                 result.reply.abort()
                 at = next(
                     n for n, record in enumerate(ctx.attempts) if record.endpoint == result.candidate.endpoint.key
@@ -432,6 +433,12 @@ class AttemptLoop:
                 cost_est_nano=0 if won else _house_cost_nano(ctx, attempt, outcome),
             )
         )
+
+
+def _shows_first_token(ctx: RequestContext) -> bool:
+    """Whether an answer is late once its first token is. What is no text may take its time even to its first piece: a
+    picture, a long recording."""
+    return ctx.peek is not None and ctx.peek.stream and ctx.peek.metered is None
 
 
 def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int:
