@@ -41,6 +41,7 @@ from routerx.gateway.translation import Translator
 from routerx.http.admin import admin_routes
 from routerx.http.admin_app import AdminApp, admin_actor
 from routerx.http.admin_books import book_routes
+from routerx.http.admin_keys import key_routes
 from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
@@ -193,6 +194,7 @@ class Runtime:
         admin = AdminApp(
             [
                 *admin_routes(self.operations, self._authorize),
+                *key_routes(self.operations.keys, self.clock, self._authorize),
                 *provider_routes(desk, self._authorize),
                 *book_routes(BookOperations(self.ledger, self.holder, self.clock), self._authorize),
                 explain_route(explainer, self.holder, self.clock, self._authorize),

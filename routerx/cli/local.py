@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from routerx.cli.files import load, loader_for
 from routerx.cli.local_books import LocalBooks
+from routerx.cli.local_keys import LocalKeys
 from routerx.cli.local_providers import LocalProviders
 from routerx.cli.settings import Settings
 from routerx.clock import SystemClock
@@ -25,12 +26,10 @@ from routerx.control.lookup import find_model, find_models
 from routerx.control.operations import Operations
 from routerx.control.values import (
     CreatedTenant,
-    KeyView,
     LogDetail,
     LogEntry,
     ModelQuery,
     ModelView,
-    NewKey,
     NewTenant,
     TenantDetail,
     TenantSummary,
@@ -85,6 +84,10 @@ class LocalAccess:
     def books(self) -> LocalBooks:
         return LocalBooks(self._do_books, self._actor)
 
+    @property
+    def keys(self) -> LocalKeys:
+        return LocalKeys(self._do, self._actor)
+
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._do(lambda operations: operations.tenants())
 
@@ -107,15 +110,6 @@ class LocalAccess:
 
     def unsuspend(self, name: str) -> TenantDetail:
         return self._do(lambda operations: operations.unsuspend(name, actor=self._actor))
-
-    def keys(self, tenant: str | None) -> tuple[KeyView, ...]:
-        return self._do(lambda operations: operations.keys(tenant))
-
-    def create_key(self, tenant: str, label: str | None) -> NewKey:
-        return self._do(lambda operations: operations.create_key(tenant, label, actor=self._actor))
-
-    def revoke_key(self, key_id: str) -> KeyView:
-        return self._do(lambda operations: operations.revoke_key(key_id, actor=self._actor))
 
     def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
         return find_models(self._holder.current, query)

@@ -13,17 +13,16 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from routerx.cli.remote_books import RemoteBooks
+from routerx.cli.remote_keys import RemoteKeys
 from routerx.cli.remote_kit import Page, query_of, segment
 from routerx.cli.remote_providers import RemoteProviders
 from routerx.control.values import (
     CreatedTenant,
-    KeyView,
     LogDetail,
     LogEntry,
     LogLine,
     ModelQuery,
     ModelView,
-    NewKey,
     NewTenant,
     TenantDetail,
     TenantSummary,
@@ -134,6 +133,10 @@ class RemoteAccess:
     def books(self) -> RemoteBooks:
         return RemoteBooks(self.call)
 
+    @property
+    def keys(self) -> RemoteKeys:
+        return RemoteKeys(self.call)
+
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._get("/tenants", Page[TenantSummary]).data
 
@@ -155,15 +158,6 @@ class RemoteAccess:
 
     def unsuspend(self, name: str) -> TenantDetail:
         return self._post(f"/tenants/{segment(name)}/unsuspend", {}, TenantDetail)
-
-    def keys(self, tenant: str | None) -> tuple[KeyView, ...]:
-        return self._get("/keys" + query_of(tenant=tenant), Page[KeyView]).data
-
-    def create_key(self, tenant: str, label: str | None) -> NewKey:
-        return self._post("/keys", {"tenant": tenant, "label": label}, NewKey)
-
-    def revoke_key(self, key_id: str) -> KeyView:
-        return self._post(f"/keys/{segment(key_id)}/revoke", {}, KeyView)
 
     def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
         values = query_of(

@@ -14,16 +14,16 @@ from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.control import views
 from routerx.control.configuration import Configuration
+from routerx.control.key_values import NewKeyOrder
+from routerx.control.keys import KeyOperations, short_text
 from routerx.control.lookup import find_model, find_models, require
 from routerx.control.values import (
     CreatedTenant,
-    KeyView,
     LogDetail,
     LogEntry,
     LogLine,
     ModelQuery,
     ModelView,
-    NewKey,
     NewTenant,
     Status,
     TenantDetail,
@@ -40,7 +40,6 @@ from routerx.money import format_usd, parse_usd
 
 TRANSFERS_SHOWN_MAX = 10
 LOG_ROWS_MAX = 1_000
-TEXT_CHARS_MAX = 500
 HEARTBEAT_S = 10.0
 
 
@@ -52,6 +51,7 @@ class Operations:
         self._holder = holder
         self._configuration = configuration
         self._clock = clock
+        self.keys = KeyOperations(ledger, holder, clock)
         self._stopped = asyncio.Event()
 
     @property
@@ -78,7 +78,7 @@ class Operations:
             suspend_reason=funds.suspend_reason,
             plan=views.plan_view(tenant.plan),
             funds=views.funds_view(funds, tenant.plan),
-            keys=await self.keys(name),
+            keys=await self.keys.every(name),
             transfers=tuple(
                 views.transfer_view(row) for row in sorted(transfers, key=lambda row: row.id, reverse=True)
             ),
@@ -109,7 +109,7 @@ class Operations:
             if topup_nano is not None:
                 await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=reference, note="opening top-up")
                 credited = True
-            key = await self.create_key(new.name, label, actor=actor)
+            key = await self.keys.create(NewKeyOrder(new.name, label), actor=actor)
         except (GatewayError, InternalError) as error:
             raise type(error)(
                 f"{error.message} {_what_is_left(new, path, None if credited else reference)}",
@@ -158,27 +158,6 @@ class Operations:
         self._tenant(name)
         await self._ledger.unsuspend(name, actor=actor)
         return await self.tenant(name)
-
-    # --- keys
-
-    async def keys(self, tenant: str | None) -> tuple[KeyView, ...]:
-        """The keys of one tenant, or of all: issued ones and those declared in YAML, revoked ones included."""
-        if tenant is not None:
-            self._tenant(tenant)
-        return views.key_views(await self._ledger.keys(tenant), self._snapshot.keys, tenant)
-
-    async def create_key(self, tenant: str, label: str | None, *, actor: str) -> NewKey:
-        """A new key; the result is the only place where it can ever be read."""
-        self._tenant(tenant)
-        key, row = await self._ledger.issue_key(tenant, actor=actor, label=short_text(label, "label"))
-        return NewKey(key=key, view=views.key_view(row))
-
-    async def revoke_key(self, key_id: str, *, actor: str) -> KeyView:
-        """Revoke a key for good, by its id. Raises NotFound."""
-        every = await self.keys(None)
-        require(key_id, [view.id for view in every], "key")
-        declared = tuple(self._snapshot.keys.items())
-        return views.key_view(await self._ledger.revoke_key(key_id, declared, actor=actor))
 
     # --- models
 
@@ -325,16 +304,6 @@ def _positive_amount(text: str, param: str) -> int:
             param=param,
         )
     return nano
-
-
-def short_text(text: str | None, param: str) -> str | None:
-    """Free text that will be kept for ever: stripped, bounded, None where nothing is left."""
-    if text is None:
-        return None
-    text = text.strip()
-    if len(text) > TEXT_CHARS_MAX:
-        raise InvalidParameter(f"{param} is limited to {TEXT_CHARS_MAX} characters.", param=param)
-    return text or None
 
 
 def _matches(record: RequestRecord, query: LogQuery) -> bool:

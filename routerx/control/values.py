@@ -67,10 +67,17 @@ class KeyView(msgspec.Struct, frozen=True):
     source: str
     """`issued` (by the ledger) or `yaml` (declared in the configuration)."""
     active: bool
+    """Neither revoked nor expired."""
     label: str | None
     created: str | None
     """None for a key declared in YAML."""
     revoked: str | None
+    expires: str | None = None
+    allow: tuple[str, ...] = ()
+    """Models it may use of those its tenant may; none named allows all."""
+    limits: Limits = Limits()
+    """Its own, beside its tenant's."""
+    spend_limit: SpendLimitView | None = None
 
 
 class NewKey(msgspec.Struct, frozen=True):

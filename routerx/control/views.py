@@ -27,7 +27,7 @@ from routerx.domain.call import Operation
 from routerx.domain.model import Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import AttemptRecord, RequestRecord
-from routerx.domain.tenant import Billing, Plan, Principal, Tenant
+from routerx.domain.tenant import Billing, KeyTerms, Plan, Principal, SpendLimit, Tenant
 from routerx.ledger.base import KeyRow, LedgerHealth, TenantFunds, TransferRow, VerifyReport
 from routerx.money import PICO_PER_NANO, format_price_per_million, format_usd
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
@@ -84,20 +84,21 @@ def tenant_summary(tenant: Tenant, funds: TenantFunds) -> TenantSummary:
 
 
 def plan_view(plan: Plan) -> PlanView:
-    limit = plan.spend_limit
     return PlanView(
         name=plan.name,
         billing=plan.billing.value,
         markup_bp=plan.markup_bp,
         limits=plan.limits,
-        spend_limit=None
-        if limit is None
-        else SpendLimitView(
-            amount_usd=format_usd(limit.amount_nano), amount_nano=limit.amount_nano, period=limit.period.value
-        ),
+        spend_limit=spend_limit_view(plan.spend_limit),
         free_suffix=plan.free_suffix.value,
         on_unpriced=plan.on_unpriced.value,
     )
+
+
+def spend_limit_view(limit: SpendLimit | None) -> SpendLimitView | None:
+    if limit is None:
+        return None
+    return SpendLimitView(format_usd(limit.amount_nano), limit.amount_nano, limit.period.value)
 
 
 def transfer_view(row: TransferRow) -> TransferView:
@@ -117,9 +118,9 @@ def transfer_view(row: TransferRow) -> TransferView:
     )
 
 
-def key_view(row: KeyRow) -> KeyView:
+def key_view(row: KeyRow, now_ns: int) -> KeyView:
     declared = row.source == "yaml"  # A tombstone: the row's own times are those of the revocation.
-    return KeyView(
+    view = KeyView(
         id=row.id,
         tenant=row.tenant,
         source=row.source,
@@ -128,26 +129,41 @@ def key_view(row: KeyRow) -> KeyView:
         created=None if declared else iso_time(row.created_ns),
         revoked=None if row.revoked_ns is None else iso_time(row.revoked_ns),
     )
+    return _with_terms(view, row.terms, now_ns)
 
 
-def key_views(rows: Iterable[KeyRow], declared: Mapping[str, Principal], tenant: str | None) -> tuple[KeyView, ...]:
+def _with_terms(view: KeyView, terms: KeyTerms | None, now_ns: int) -> KeyView:
+    if terms is None:
+        return view
+    return msgspec.structs.replace(
+        view,
+        active=view.active and (terms.expires_ns is None or now_ns < terms.expires_ns),
+        expires=None if terms.expires_ns is None else iso_time(terms.expires_ns),
+        allow=terms.allow,
+        limits=terms.limits,
+        spend_limit=spend_limit_view(terms.spend_limit),
+    )
+
+
+def key_views(
+    rows: Iterable[KeyRow], declared: Mapping[str, Principal], tenant: str | None, now_ns: int
+) -> tuple[KeyView, ...]:
     """The ledger's keys and those declared in YAML (`declared` is keyed by digest), by tenant; active ones first."""
-    views = [key_view(row) for row in rows]
+    views = [key_view(row, now_ns) for row in rows]
     known = {view.id for view in views}
     for digest, principal in declared.items():
         name = principal.tenant.name
         if tenant in (None, name) and principal.key_id not in known and key_id(digest) not in known:
-            views.append(
-                KeyView(
-                    id=principal.key_id,
-                    tenant=name,
-                    source="yaml",
-                    active=True,
-                    label=None,
-                    created=None,
-                    revoked=None,
-                )
+            plain = KeyView(
+                id=principal.key_id,
+                tenant=name,
+                source="yaml",
+                active=True,
+                label=None,
+                created=None,
+                revoked=None,
             )
+            views.append(_with_terms(plain, principal.terms, now_ns))
     return tuple(sorted(views, key=lambda view: (view.tenant, not view.active, view.created or "", view.id)))
 
 

@@ -36,11 +36,6 @@ class Suspension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
 
 
-class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    tenant: str
-    label: str | None = None
-
-
 def admin_routes(operations: Operations, authorize: Authorize) -> list[web.RouteDef]:
     """All routes. `authorize` returns the actor's name or raises InvalidApiKey; it runs before anything is read."""
     admin = _Admin(operations)
@@ -53,9 +48,6 @@ def admin_routes(operations: Operations, authorize: Authorize) -> list[web.Route
         ("POST", "/tenants/{tenant}/adjust", admin.adjust),
         ("POST", "/tenants/{tenant}/suspend", admin.suspend),
         ("POST", "/tenants/{tenant}/unsuspend", admin.unsuspend),
-        ("GET", "/keys", admin.keys),
-        ("POST", "/keys", admin.create_key),
-        ("POST", "/keys/{key}/revoke", admin.revoke_key),
         ("GET", "/models", admin.models),
         ("GET", "/models/{model:.+}", admin.model),
         ("GET", "/logs", admin.logs),
@@ -103,17 +95,6 @@ class _Admin:
     async def unsuspend(self, request: web.Request, actor: str) -> object:
         await read_body(request, Nothing)
         return await self._operations.unsuspend(request.match_info["tenant"], actor=actor)
-
-    async def keys(self, request: web.Request, actor: str) -> object:
-        return {"data": await self._operations.keys(read_query(request, "tenant").get("tenant"))}
-
-    async def create_key(self, request: web.Request, actor: str) -> object:
-        body = await read_body(request, NewKeyRequest)
-        return await self._operations.create_key(body.tenant, body.label, actor=actor)
-
-    async def revoke_key(self, request: web.Request, actor: str) -> object:
-        await read_body(request, Nothing)
-        return await self._operations.revoke_key(request.match_info["key"], actor=actor)
 
     async def models(self, request: web.Request, actor: str) -> object:
         values = read_query(request, "provider", "kind", "search", "capability", "everywhere")

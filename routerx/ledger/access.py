@@ -35,8 +35,8 @@ class Access:
     @classmethod
     def load(cls, connection: sqlite3.Connection) -> "Access":
         access = cls()
-        for digest, *fields in connection.execute(_KEYS):
-            access.add_key(digest, KeyRow(*fields[:6], terms=_terms(fields[6:])))
+        for digest, key, tenant, label, created_ns, revoked_ns, source, *terms in connection.execute(_KEYS):
+            access.add_key(digest, KeyRow(key, tenant, label, created_ns, revoked_ns, source, _terms(terms)))
         for tenant, reason in connection.execute(
             "SELECT a.name, s.reason FROM suspensions AS s JOIN accounts AS a ON a.id = s.tenant"
         ):

@@ -25,13 +25,14 @@ from routerx.domain.model import Capability, Endpoint, Kind, Model
 from routerx.domain.policy import Policy
 from routerx.domain.pricing import PriceCard, PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
-from routerx.domain.tenant import Billing, Limits, Period, Plan, Principal, SpendLimit, Tenant
+from routerx.domain.tenant import Billing, KeyTerms, Limits, Period, Plan, Principal, SpendLimit, Tenant
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import Conflict, InvalidApiKey, NotFound
 from routerx.http.admin import admin_routes
 from routerx.http.admin_books import book_routes
+from routerx.http.admin_keys import key_routes
 from routerx.http.admin_providers import ProviderDesk, provider_routes
-from routerx.ledger.base import KeyRow, LedgerHealth, LogQuery, TenantFunds, TransferRow, VerifyReport
+from routerx.ledger.base import KeyRow, KeyUse, LedgerHealth, LogQuery, TenantFunds, TransferRow, VerifyReport
 from routerx.routing.state import RoutingState
 from routerx.secrets import key_digest, key_id
 from routerx.upstream.pool import TransportPool
@@ -154,7 +155,9 @@ class FakeLedger:
     async def unsuspend(self, tenant: str, *, actor: str) -> None:
         self.suspensions.pop(tenant, None)
 
-    async def issue_key(self, tenant: str, *, actor: str, label: str | None) -> tuple[str, KeyRow]:
+    async def issue_key(
+        self, tenant: str, *, actor: str, label: str | None, terms: KeyTerms | None = None
+    ) -> tuple[str, KeyRow]:
         key = f"rx_fake_{len(self.issued) + 1}"
         row = KeyRow(
             id=key_id(key_digest(key)),
@@ -163,6 +166,7 @@ class FakeLedger:
             created_ns=START_NS,
             revoked_ns=None,
             source="issued",
+            terms=terms,
         )
         self.issued[row.id] = row
         return key, row
@@ -183,6 +187,13 @@ class FakeLedger:
             raise NotFound(f"There is no key {key_id!r}.")
         self.issued[key_id] = msgspec.structs.replace(row, revoked_ns=START_NS + USD)
         return self.issued[key_id]
+
+    async def limit_key(self, key_id: str, terms: KeyTerms | None, *, actor: str) -> KeyRow:
+        self.issued[key_id] = msgspec.structs.replace(self.issued[key_id], terms=terms)
+        return self.issued[key_id]
+
+    def key_use(self, tenant: str, key_id: str) -> KeyUse:
+        return KeyUse(12, 3_674_000, 3_674_000, 1_003_674_000, 2 * USD, 0)
 
     async def keys(self, tenant: str | None) -> tuple[KeyRow, ...]:
         return tuple(row for row in self.issued.values() if tenant in (None, row.tenant))
@@ -362,6 +373,7 @@ class Control:
     def app(self) -> web.Application:
         app = web.Application()
         app.add_routes(admin_routes(self.operations, authorize))
+        app.add_routes(key_routes(self.operations.keys, self.operations.clock, authorize))
         desk = ProviderDesk(self.providers, Reports(self.ledger, self.clock), self.clock)
         app.add_routes(provider_routes(desk, authorize))
         app.add_routes(book_routes(BookOperations(self.ledger, self.holder, self.clock), authorize))

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 import routerx
 from routerx.cli import main
-from tests.cli.support import ADMIN_KEY, Running, record, routerx_process, running
+from routerx.secrets import key_digest, key_id
+from tests.cli.support import ADMIN_KEY, DEMO_KEY, Running, record, routerx_process, running
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +129,46 @@ def test_a_key_is_listed_and_revoked(server: Running) -> None:
     assert f"{name} of demo is revoked." in run(server, "keys", "revoke", name).stderr
     assert re.search(rf"{name} +demo +revoked +issued", run(server, "keys", "list", "demo").stdout)
     assert "There are no keys." in run(server, "keys", "list", "lab").stderr
+
+
+def test_a_key_gets_terms_of_its_own_and_others_later(server: Running) -> None:
+    terms = ("--expires", "2100-01-01", "--allow", "gpt-*", "--rpm", "1k", "--spend-limit", "$5/day")
+    made = run(server, "keys", "create", "demo", *terms)
+    assert "restricted to gpt-*; 1,000 requests a minute; $5.00 a day; until 2100-01-01 00:00:00." in made.stderr
+    (key,) = [key for key in run_json(server, "keys", "list") if key["source"] == "issued"]
+    assert (key["allow"], key["limits"]["rpm"], key["spend_limit"]["amount_usd"]) == (["gpt-*"], 1_000, "5.00")
+    shown = run(server, "keys", "show", key["id"]).stdout
+    assert re.search(r"spend limit +\$5.00 a day, \$4.996326 left", shown)
+    assert re.search(r"spent today +\$0.003674 in 12 requests", shown)
+    change = ("--rpm", "none", "--allow", "none", "--spend-limit", "none", "--expires", "none", "--tpm", "10k")
+    limited = run(server, "keys", "limit", key["id"], *change).stdout
+    assert re.search(r"limits +10,000 tokens a minute", limited)
+    assert re.search(r"expires +never", limited)
+    assert "until" not in run(server, "keys", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("limit", "KEY"), 2, "Nothing to change"),
+        (("limit", "key_none", "--rpm", "1"), 1, "There is no key 'key_none'"),
+        (("limit", "YAML", "--rpm", "1"), 1, "is declared in YAML; change its entry under tenants.demo.keys there."),
+        (("limit", "KEY", "--rpm", "0"), 2, "must be a whole number from 1"),
+        (("limit", "KEY", "--spend-limit", "$5"), 1, "spend_limit is not a spend limit"),
+        (("limit", "KEY", "--expires", "soon"), 1, "write it like 30d or 2027-01-01"),
+        (("limit", "KEY", "--allow", " "), 1, "allow takes at most 100 patterns"),
+        (("create", "demo", "--expires", "2001-01-01"), 1, "expires is over already"),
+        (("show", "key_none"), 1, "There is no key 'key_none'"),
+    ],
+)
+def test_terms_of_keys_that_make_no_sense_are_named(
+    server: Running, arguments: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    run(server, "keys", "create", "demo")
+    ids = {key["source"]: key["id"] for key in run_json(server, "keys", "list")}
+    named = {"KEY": ids["issued"], "YAML": ids["yaml"]}
+    result = run(server, "keys", *(named.get(word, word) for word in arguments), exit_code=exit_code)
+    assert message in " ".join(result.stderr.split())
 
 
 # --- models
@@ -289,6 +330,7 @@ def test_every_command_and_option_is_documented() -> None:
         ("tenants", "unsuspend", "demo"),
         ("keys", "create", "demo"),
         ("keys", "list"),
+        ("keys", "show", key_id(key_digest(DEMO_KEY))),
         ("models", "list"),
         ("models", "show", "gpt-4o"),
         ("logs", "show", "req_0001"),

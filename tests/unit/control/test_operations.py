@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerx.control.operations import TEXT_CHARS_MAX, Operations
+from routerx.control.key_values import NewKeyOrder
+from routerx.control.keys import TEXT_CHARS_MAX
+from routerx.control.operations import Operations
 from routerx.control.values import LogLine, ModelQuery, NewTenant
 from routerx.control.views import iso_time
 from routerx.errors import Conflict, InvalidParameter, ModelNotFound, NotFound, StorageUnavailable
@@ -52,8 +54,8 @@ async def test_tenants_come_by_name(operations: Operations) -> None:
         (lambda ops: ops.adjust("dmo", "5", note=None, actor="x"), "did you mean 'demo'?"),
         (lambda ops: ops.suspend("dmo", reason=None, actor="x"), "did you mean 'demo'?"),
         (lambda ops: ops.unsuspend("zzz", actor="x"), "There is no tenant 'zzz'."),
-        (lambda ops: ops.keys("dmo"), "did you mean 'demo'?"),
-        (lambda ops: ops.create_key("dmo", None, actor="x"), "did you mean 'demo'?"),
+        (lambda ops: ops.keys.every("dmo"), "did you mean 'demo'?"),
+        (lambda ops: ops.keys.create(NewKeyOrder("dmo"), actor="x"), "did you mean 'demo'?"),
         (lambda ops: ops.logs(LogQuery(tenant="dmo")), "did you mean 'demo'?"),
         (lambda ops: ops.create_tenant(NewTenant("new", plan="standrd"), actor="x"), "did you mean 'standard'?"),
         (lambda ops: ops.create_tenant(NewTenant("new", policy="defalt"), actor="x"), "did you mean 'default'?"),
@@ -190,29 +192,29 @@ async def test_a_tenant_left_half_made_is_told_with_what_is_left_to_do(
 
 
 async def test_keys_of_yaml_and_ledger_stand_in_one_list(operations: Operations) -> None:
-    issued = await operations.create_key("demo", "ci", actor="x")
-    keys = await operations.keys("demo")
+    issued = await operations.keys.create(NewKeyOrder("demo", "ci"), actor="x")
+    keys = await operations.keys.every("demo")
 
     assert [(key.source, key.active) for key in keys] == [("yaml", True), ("issued", True)]
     assert issued.view in keys
-    assert await operations.keys("lab") == ()
-    assert len(await operations.keys(None)) == 2
+    assert await operations.keys.every("lab") == ()
+    assert len(await operations.keys.every(None)) == 2
 
 
 async def test_a_key_of_yaml_is_revoked_by_its_id(operations: Operations) -> None:
     name = key_id(key_digest(DEMO_KEY))
 
-    assert not (await operations.revoke_key(name, actor="x")).active
-    assert [(key.id, key.active, key.created) for key in await operations.keys("demo")] == [(name, False, None)]
+    assert not (await operations.keys.revoke(name, actor="x")).active
+    assert [(key.id, key.active, key.created) for key in await operations.keys.every("demo")] == [(name, False, None)]
 
 
 async def test_an_unknown_key_is_not_revoked(operations: Operations) -> None:
     with pytest.raises(NotFound, match="There is no key"):
-        await operations.revoke_key("key_ffffffffffff", actor="x")
+        await operations.keys.revoke("key_ffffffffffff", actor="x")
 
 
 async def test_a_new_key_does_not_print_itself(operations: Operations) -> None:
-    issued = await operations.create_key("demo", None, actor="x")
+    issued = await operations.keys.create(NewKeyOrder("demo"), actor="x")
 
     assert issued.key not in repr(issued)
 
