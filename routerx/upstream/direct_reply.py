@@ -28,10 +28,12 @@ class DirectReply:
         "_call",
         "_cap",
         "_cause",
+        "_deadline_s",
         "_declared",
         "_ended",
         "_has_output",
         "_kind",
+        "_loop",
         "_parts",
         "_size",
         "_unpacker",
@@ -47,6 +49,8 @@ class DirectReply:
         self.waiter = waiter
         """Done once the head is here or will not come; then, in turn, each time the reader waits for."""
         self._call = call
+        self._loop = waiter.get_loop()
+        self._deadline_s = self._loop.time() + call.timeouts.total_s
         self._wire: Wire | None = wire
         self._parts: list[bytes] = []
         self._size = 0
@@ -66,7 +70,11 @@ class DirectReply:
         if self._declared is not None and self._declared > bytes_max:
             raise self._too_large(bytes_max)
         if self._unpacker is not None:
-            return await self._read_unpacked(self._unpacker, bytes_max)
+            try:
+                async with asyncio.timeout_at(self._deadline_s):
+                    return await self._read_unpacked(self._unpacker, bytes_max)
+            except TimeoutError:
+                raise self._too_slow() from None
         if not self._ended and self._kind is None and self._size <= bytes_max:
             self._cap = bytes_max
             if self._wire is not None:
@@ -78,7 +86,7 @@ class DirectReply:
         if self._size > bytes_max:
             raise self._too_large(bytes_max)
         if not self._ended:
-            raise self.fault()
+            raise self.fault() if self._kind is not None else self._too_slow()
         return self._take()
 
     async def chunk(self) -> bytes:
@@ -129,7 +137,7 @@ class DirectReply:
     def woken(self) -> None:
         if not self._ended:
             if self._cap != NO_CAP:
-                if self._size <= self._cap:
+                if self._size <= self._cap and not self._is_late:
                     return
             elif self._size > UNREAD_BYTES_MAX and self._wire is not None:
                 self._wire.pause_reading()
@@ -160,7 +168,7 @@ class DirectReply:
         return UpstreamFault(failure(self._kind, self._call, reason))
 
     def _more(self) -> "asyncio.Future[None]":
-        self.waiter = asyncio.get_running_loop().create_future()
+        self.waiter = self._loop.create_future()
         return self.waiter
 
     def _take(self) -> bytes:
@@ -177,6 +185,15 @@ class DirectReply:
     def _too_large(self, bytes_max: int) -> UpstreamFault:
         self.abort()
         return UpstreamFault(failure(FailureKind.TOO_LARGE, self._call, f"{bytes_max} bytes are read at most"))
+
+    @property
+    def _is_late(self) -> bool:
+        """Drips keep the wire's deadline of silence from passing: this one they do not move (FAULTS.md 10)."""
+        return self._loop.time() > self._deadline_s
+
+    def _too_slow(self) -> UpstreamFault:
+        self.abort()
+        return UpstreamFault(failure(FailureKind.TOTAL_TIMEOUT, self._call))
 
     async def _unpacked(self, unpacker: Unpacker) -> bytes:
         """chunk() of a compressed body."""

@@ -77,6 +77,7 @@ def call(
     first_byte_s: float = AMPLE_S,
     connect_s: float = AMPLE_S,
     idle_s: float = AMPLE_S,
+    total_s: float = AMPLE_S,
 ) -> UpstreamCall:
     return UpstreamCall(
         endpoint="acme/m",
@@ -86,7 +87,7 @@ def call(
         headers=CIMultiDict(headers if headers is not None else {"content-type": "application/json"}),
         body=body,
         stream=False,
-        timeouts=Timeouts(connect_s=connect_s, idle_s=idle_s),
+        timeouts=Timeouts(connect_s=connect_s, idle_s=idle_s, total_s=total_s),
         first_byte_s=first_byte_s,
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.support.upstream import (
     Truncated,
     refused_url,
 )
-from tests.unit.upstream.kit import SHORT_S, call, chunks_until_fault, failing, fetch, serving, transport
+from tests.unit.upstream.kit import AMPLE_S, SHORT_S, call, chunks_until_fault, failing, fetch, serving, transport
 
 TLS = Path(__file__).parents[2] / "support" / "tls"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -334,6 +335,28 @@ async def test_a_body_without_length_ends_with_its_connection() -> None:
     async with ScriptedUpstream() as upstream, transport() as out:
         upstream.queue(Stream(frames=[ONE], chunked=False))
         assert await fetch(out, call(upstream.url)) == ONE
+
+
+def flushed(packer: "zlib._Compress", data: bytes) -> bytes:
+    return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+async def test_a_body_that_drips_past_the_total_deadline_is_too_slow(packed: bool) -> None:
+    packer = zlib.compressobj(wbits=31)
+    first, second = (flushed(packer, one) if packed else one for one in (b"{", b" "))
+    coding = b"content-encoding: gzip\r\n" if packed else b""
+    async with ScriptedUpstream() as upstream, transport() as out:
+        gate = asyncio.Event()
+        upstream.queue(Raw([OK + coding + b"content-length: 1000\r\n\r\n" + first, Gate(gate), second], End.STALL))
+        reply = await out.open(call(upstream.url, total_s=SHORT_S))
+        reading = asyncio.ensure_future(reply.read(1_000_000))
+        await asyncio.sleep(SHORT_S * 1.2)
+        gate.set()
+        with pytest.raises(UpstreamFault) as caught:
+            await asyncio.wait_for(reading, AMPLE_S / 10)
+        assert caught.value.failure.kind is FailureKind.TOTAL_TIMEOUT
+        await upstream.requests[0].gone()
 
 
 async def test_an_endless_body_is_too_large_and_is_cut_off() -> None:
