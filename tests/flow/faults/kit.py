@@ -28,7 +28,7 @@ from routerx.domain.record import RequestRecord
 from routerx.routing.state import CircuitView
 from tests.flow.flow_kit import UP_COST
 from tests.support.gateway import HELLO, UPSTREAM_KEY, Config, Gateway, Reply, config, running
-from tests.support.upstream import Behaviour, Ok, ScriptedUpstream
+from tests.support.upstream import Behaviour, Ok, Request, ScriptedUpstream
 
 BACKOFF_S = 0.004
 """The least wait before the same endpoint is asked again, where that is right."""
@@ -36,6 +36,7 @@ TIMER_SHARE = 0.5
 """Of a wait that a clock must show: event loops fire early by what their own clock is late."""
 NEVER = "30s..30s"
 """The backoff elsewhere: who waits where nothing is to be waited for fails by the caller's guard, which is shorter."""
+SLOW_S = 0.03
 TELLING = b'"Hel"'
 """What a caller has of a stream that fails in the middle."""
 HEARD = "Hello from upstream"
@@ -151,6 +152,7 @@ class Ran:
     log: str
 
 
+Before = Callable[[Scene, Gateway], Awaitable[None]]
 Gear = Callable[[Scene], AbstractAsyncContextManager[None]]
 Check = Callable[[Ran], Awaitable[None]]
 
@@ -168,11 +170,13 @@ class Row:
     """In place of `play` where a stream is asked for."""
     spare: Play = WELL
     until: bytes | None = None
-    """What a caller of a stream reads before the gate of `play` opens."""
+    """What a caller of a stream reads before the gate of `play` opens. It opens for a buffered call after SLOW_S."""
     timeouts: Mapping[str, str] = field(default_factory=dict)
     """Of `up`."""
     gear: Gear | None = None
     """Entered before the gateway starts."""
+    before: Before | None = None
+    """What the gateway lives through first; not counted among what is expected."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the request."""
     check: Check | None = None
@@ -230,6 +234,11 @@ def failing(
     return Cells(told, helped, told, helped)
 
 
+def sampled(cells: Cells, reason: str) -> Cells:
+    """Two cells instead of four, which differ in both ways."""
+    return Cells(cells.buffered_solo, reason, reason, cells.streamed_duo)
+
+
 def only_streams(cells: Cells, reason: str) -> Cells:
     return Cells(reason, reason, cells.streamed_solo, cells.streamed_duo)
 
@@ -239,12 +248,12 @@ def only_buffered(cells: Cells, reason: str) -> Cells:
 
 
 def broken(outcome: str, code: str, *, rescued: bool, effect: Effect = Effect.COUNTED) -> tuple[Expect, Expect]:
-    """A stream that fails after output, alone and with a fallback: `spare` either repeats what was delivered and goes
-    on with it, or says something else."""
+    """A stream that fails after it has told "Hel", alone and with a fallback: `spare` either repeats that byte for byte
+    and goes on to "Hello", or says something else."""
     told = Expect(outcome, in_band=code, fault=outcome, effect=effect)
     if rescued:
         return told, Expect(
-            spare=1, fault=outcome, effect=effect, charged=True, text=None, flags=frozenset({"rescued"})
+            spare=1, fault=outcome, effect=effect, charged=True, text="Hello", flags=frozenset({"rescued"})
         )
     return told, replace(told, spare=1, after="rescue_diverged")
 
@@ -257,12 +266,16 @@ async def run(row: Row, cell: Cell, folder: Path, patch: pytest.MonkeyPatch, log
     expect = row.cells.at(cell)
     assert isinstance(expect, Expect)
     async with _stage(row, cell, expect, patch) as scene, running(folder, scene.value) as gateway:
+        if row.before is not None:
+            await row.before(scene, gateway)
+            await gateway.settled()
+        before = (len(scene.up.requests), await gateway.spent())
         reply = await _ask(row, scene, gateway)
         record = await gateway.settled()
         _check_reply(reply, expect)
-        _check_attempts(scene, record, expect)
+        _check_attempts(scene, scene.up.requests[before[0] :], record, expect)
         _check_circuit(gateway, expect)
-        spent = await gateway.spent()
+        spent = await gateway.spent() - before[1]
         assert (record.outcome, record.http_status) == (expect.outcome, expect.status)
         assert expect.flags <= set(record.flags)
         assert (spent > 0, spent) == (expect.charged, record.cost_nano)
@@ -296,7 +309,12 @@ async def _ask(row: Row, scene: Scene, gateway: Gateway) -> Reply:
     model = "duo" if scene.cell.duo else "solo"
     body = {"model": model, "messages": HELLO, "stream": scene.cell.stream}
     await caller.send("POST", "/v1/chat/completions", body, headers=row.headers)
-    if row.until is None or not scene.cell.stream:
+    if row.until is None:
+        return await caller.reply()
+    if not scene.cell.stream:
+        await scene.up.arrived()
+        await asyncio.sleep(SLOW_S)
+        scene.gate.set()
         return await caller.reply()
     head = await caller.head()
     seen = await caller.until(row.until)
@@ -325,14 +343,13 @@ def _check_reply(reply: Reply, expect: Expect) -> None:
         assert expect.text is None or reply.text == expect.text
 
 
-def _check_attempts(scene: Scene, record: RequestRecord, expect: Expect) -> None:
+def _check_attempts(scene: Scene, requests: list[Request], record: RequestRecord, expect: Expect) -> None:
     """What the providers saw, when, and what was written down of it."""
     attempts = [(attempt.provider, attempt.outcome) for attempt in record.attempts]
     assert attempts == [("up", expect.fault)] * expect.up + [("spare", expect.after)] * expect.spare
     assert [attempt.won for attempt in record.attempts] == [False] * (len(attempts) - expect.is_whole) + [
         True
     ] * expect.is_whole
-    requests = scene.up.requests
     assert len(requests) == (expect.up if expect.seen is None else expect.seen)
     assert len(scene.spare.requests) == expect.spare
     moments = [request.at_s for request in requests]
