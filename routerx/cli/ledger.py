@@ -62,7 +62,9 @@ def restore(ctx: click.Context, file: str, force: bool) -> None:
 
 
 @command.command("export")
-@click.option("--format", "shape", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@click.option(
+    "--format", "shape", type=click.Choice(["csv", "json"]), default="csv", help="CSV, or one JSON object a line."
+)
 @click.option("--tenant", metavar="NAME", help="Only this tenant's.")
 @click.option("--since", metavar="TIME", help="From this day or time (UTC) on.")
 @click.option("--until", metavar="TIME", help="Before this day or time (UTC).")

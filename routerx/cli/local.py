@@ -52,8 +52,8 @@ def verify_ledger(settings: Settings, path: str | None) -> VerifyView:
 
 def restore_ledger(settings: Settings, path: str, *, replace: bool) -> BackupView:
     """Make the backup at `path` the configured ledger. Raises LedgerLocked, LedgerUnusable and Conflict."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return backup_view(restore(path, load(settings).server.ledger_path, replace=replace, now=moment))
+    now = datetime.fromtimestamp(SystemClock.now_ns() // 10**9, UTC).strftime("%Y%m%dT%H%M%S")
+    return backup_view(restore(path, load(settings).server.ledger_path, replace=replace, now=now))
 
 
 class LocalAccess:

@@ -18,8 +18,8 @@ from routerx.control.book_values import (
     PruneView,
     RerateView,
 )
+from routerx.control.keys import short_text
 from routerx.control.lookup import require
-from routerx.control.operations import short_text
 from routerx.control.values import TransferView
 from routerx.domain.pricing import PriceCard
 from routerx.errors import InvalidParameter
