@@ -301,7 +301,10 @@ class Gateway:
         """The stream that goes on with one that broke. Raises UpstreamRefused where nobody does."""
         self._failed_midstream(ctx, broken, failure)
         broken.reply.abort()
-        rescued, delivered = None, ctx.transcript.delivered() if ctx.transcript is not None else None
+        rescued = None
+        # What is delivered may be known for the sake of money alone.
+        told = ctx.transcript if _may_be_rescued(ctx, broken) else None
+        delivered = told.delivered() if told is not None else None
         if delivered is not None and is_worth_it(failure):
             waiting = ctx.waiting
             assert waiting is not None
