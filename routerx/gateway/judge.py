@@ -158,7 +158,9 @@ async def _beginning(
     head = bytearray()
     is_open = True
     while not (tap.done or tap.finished or (tap.has_content and (hold is None or hold.is_over(len(head))))):
-        data = await reply.chunk()
+        data = await (reply.chunk() if hold is None else hold.chunk(reply))
+        if data is None:
+            break
         if not data:
             is_open = False
             break
@@ -197,6 +199,16 @@ class _Hold:
         if self._until_s is None:
             self._until_s = now_s + self._policy.probe_s
         return now_s >= self._until_s or size >= self._policy.probe_bytes
+
+    async def chunk(self, reply: UpstreamReply) -> bytes | None:
+        """What comes next; None where it does not come before what is here may flow."""
+        if self._until_s is None:
+            return await reply.chunk()
+        try:
+            async with asyncio.timeout(self._until_s - self._clock.monotonic_s()):
+                return await reply.chunk()
+        except TimeoutError:
+            return None
 
 
 def _hold(ctx: RequestContext, attempt: Attempt, clock: Clock) -> _Hold | None:
