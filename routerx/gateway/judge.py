@@ -166,7 +166,7 @@ async def _beginning(
             break
         head += tap.feed(data)
         if tap.failure is not None:  # Also beside content: nothing has been sent, so another may still answer.
-            return tap.failure
+            return _before_output(tap.failure)
         if tap.has_content or (rejoining is not None and rejoining.has_begun):
             attempt.first_token_came(clock)
         elif len(head) > HEAD_BYTES_MAX:
@@ -181,6 +181,13 @@ async def _beginning(
 
 def _given_chars(script: Script) -> int:
     return len(script.rejoin.given.encode("utf-8", "replace")) if script.rejoin is not None else 0
+
+
+def _before_output(failure: Failure) -> Failure:
+    """An error that is the first the caller would have seen of a stream is one in place of an answer (FAULTS.md 36)."""
+    if failure.kind is not FailureKind.ERROR_MIDSTREAM:
+        return failure
+    return msgspec.structs.replace(failure, kind=FailureKind.ERROR_IN_200)
 
 
 class _Hold:

@@ -1,4 +1,4 @@
-"""Answers that are odd and are answers all the same: served whole, charged once. Numbers as in test_faults.py."""
+"""Answers that are odd and are answers all the same: served whole, charged once. Numbers as in test_fault_table.py."""
 
 import json
 from dataclasses import dataclass, replace

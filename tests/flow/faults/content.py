@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from routerx.dialects import retry_after
 from routerx.routing import credentials
 from tests.flow.faults.kit import (
     ELSEWHERE,
@@ -27,10 +28,13 @@ from tests.flow.faults.kit import (
 from tests.flow.flow_kit import UP_COST, chunk, completion
 from tests.support.upstream import DONE, Html, Json, Ok, Peer, Status, Stream, sse, usage_of
 
+TODAY = "Sat, 21 Nov 2026 09:00:00 GMT"
+"""A date is read against the date of the reply that names it."""
 COOL_S = 0.05
 """The first rest of a key without Retry-After."""
 ENDLESS_EVENT = b'data: {"filler":"' + b"x" * (1024 * 1024 + 1)
 TROUBLE = {"message": "scripted trouble", "type": "server_error", "code": None}
+BUSY = sse({"error": {"type": "overloaded_error", "message": "busy"}})
 HEL, LO = sse(chunk("Hel")), sse(chunk("lo"))
 STOP = sse(chunk(None, "stop"))
 USAGE = sse({"id": "chatcmpl-x", "object": "chat.completion.chunk", "choices": [], "usage": usage_of(7, 3)})
@@ -42,7 +46,7 @@ IS_STREAM = "a stream in place of a whole answer is what a streamed call asks fo
 OTHER_KEY = (
     "the caller's own key is sent and no circuit is kept: test_steered.py plays it buffered, streamed, with a spare"
 )
-OPEN_CIRCUIT = "the circuit is open beforehand, which this runner does not do: test_all_open_* in test_fault_table.py"
+OPEN_CIRCUIT = "the circuit is open beforehand, which this runner does not do: test_fault_table.py has it apart"
 COSTS_NOTHING = (
     "it is complete, paid and costs 0, which this runner does not tell apart: 47_zero_usage in test_odd_answers.py"
 )
@@ -76,6 +80,7 @@ def after_hel(*parts: bytes) -> Play:
 @asynccontextmanager
 async def short_rests(scene: Scene) -> AsyncIterator[None]:
     scene.patch.setattr(credentials, "COOL_MIN_S", COOL_S)
+    scene.patch.setattr(retry_after, "RETRY_AFTER_MIN_S", COOL_S)
     yield
 
 
@@ -130,37 +135,34 @@ def with_usage(usage: Mapping[str, Any]) -> Play:
 
 # --- the rows ----------------------------------------------------------------------------------------------------
 
-RATE_LIMITED = {"up": ELSEWHERE, "effect": Effect.COOLED}
-REJECTED = {"falls_back": False, "effect": Effect.NONE}
 
-
-def limited(name: str, retry_after: str | None) -> Row:
-    """429 with a Retry-After that says nothing."""
-    headers = {} if retry_after is None else {"retry-after": retry_after}
+def limited(name: str, after: str | None, told: str | None = None) -> Row:
+    """429 with a Retry-After that says nothing, or no more than the least."""
+    headers = {} if after is None else {"retry-after": after}
     return Row(
-        28 if retry_after is None else 30,
+        28 if after is None else 30,
         name,
-        failing("upstream_429", 429, "upstream_rate_limited", up=ELSEWHERE, effect=Effect.COOLED),
+        failing("upstream_429", 429, "upstream_rate_limited", up=ELSEWHERE, effect=Effect.COOLED, retry_after=told),
         always(Status(429, headers=headers, code="rate_limit_exceeded")),
         gear=short_rests,
     )
 
 
-def resting(number: int, name: str, retry_after: str, told: str) -> Row:
+def resting(number: int, name: str, after: str, told: str) -> Row:
     """429 with a Retry-After that is longer than anybody waits."""
     return Row(
         number,
         name,
         failing("upstream_429", 429, "upstream_rate_limited", effect=Effect.COOLED, retry_after=told),
-        always(Status(429, headers={"retry-after": retry_after}, code="rate_limit_exceeded")),
+        always(Status(429, headers={"retry-after": after, "date": TODAY}, code="rate_limit_exceeded")),
     )
 
 
-def midway(number: int, name: str, play: Play, outcome: str, code: str) -> list[Row]:
-    """A stream that fails after "Hel": beside a spare that goes on with that, and beside one that says another thing."""
+def midway(number: int, name: str, play: Play, outcome: str, code: str, effect: Effect = Effect.COUNTED) -> list[Row]:
+    """A stream that fails after "Hel": beside a spare that goes on with that, and beside one that says otherwise."""
     rows = []
     for spare, rescued in (("Hello", True), ("Bonjour", False)):
-        solo, duo = broken(outcome, code, rescued=rescued)
+        solo, duo = broken(outcome, code, rescued=rescued, effect=effect)
         cells = Cells(HAS_NO_EVENTS, HAS_NO_EVENTS, solo, duo)
         spares = always(Stream([spare[:3], spare[3:]]))
         rows.append(Row(number, f"{name}_{'same' if rescued else 'other'}", cells, play, spare=spares, until=TELLING))
@@ -170,7 +172,7 @@ def midway(number: int, name: str, play: Play, outcome: str, code: str) -> list[
 FAILED_5XX = failing("upstream_5xx", 502, "upstream_error", up=RETRIED)
 IN_200 = failing("upstream_200_error", 502, "upstream_error", up=RETRIED)
 CRLF = b"".join(WHOLE).replace(b"\n", b"\r\n")
-ODD = b"\xef\xbb\xbf: a comment\n\nretry: 5\nid: 7\n" + b"".join(WHOLE)
+ODD = b"\xef\xbb\xbf: a comment\n\nretry: 5\n\n" + b"".join(WHOLE)
 
 ROWS: tuple[Row, ...] = (
     *(Row(24, f"status_{status}", FAILED_5XX, always(Status(status))) for status in (500, 502, 503, 504)),
@@ -195,7 +197,7 @@ ROWS: tuple[Row, ...] = (
         failing("provider_exhausted", 503, "provider_account_exhausted", effect=Effect.QUARANTINED),
         always(Status(429, code="insufficient_quota")),
     ),
-    limited("retry_after_negative", "-5"),
+    limited("retry_after_negative", "-5", "1"),
     limited("retry_after_nan", "nan"),
     resting(30, "retry_after_far", "Fri, 31 Dec 2099 23:59:59 GMT", "300"),
     resting(30, "retry_after_huge", "1000000000", "300"),
@@ -238,6 +240,12 @@ ROWS: tuple[Row, ...] = (
         failing("provider_exhausted", 503, "provider_account_exhausted", effect=Effect.QUARANTINED),
         always(Status(402)),
     ),
+    Row(
+        34,
+        "credit_too_low_as_400",
+        failing("provider_exhausted", 503, "provider_account_exhausted", effect=Effect.QUARANTINED),
+        always(Status(400, code="insufficient_credits")),
+    ),
     *(Row(35, f"status_{status}", FAILED_5XX, always(Status(status))) for status in (408, 425)),
     Row(36, "error_in_a_body", IN_200, always(Json({"error": TROUBLE}))),
     Row(36, "error_as_first_event", only_streams(IN_200, HAS_NO_EVENTS), frames(sse({"error": TROUBLE}))),
@@ -267,6 +275,12 @@ ROWS: tuple[Row, ...] = (
         always(Json({"id": "x", "object": "chat.completion", "choices": []})),
     ),
     Row(
+        40,
+        "stream_of_nothing",
+        only_streams(failing("upstream_empty", 502, "upstream_empty_response", up=RETRIED), HAS_NO_EVENTS),
+        frames(DONE),
+    ),
+    Row(
         41,
         "invalid_first_event",
         only_streams(failing("upstream_invalid_chunk", 502, "upstream_invalid_chunk", up=RETRIED), HAS_NO_EVENTS),
@@ -290,6 +304,14 @@ ROWS: tuple[Row, ...] = (
     ),
     *midway(43, "endless_later", after_hel(ENDLESS_EVENT), "upstream_event_too_large", "upstream_event_too_large"),
     *midway(44, "error_event", after_hel(sse({"error": TROUBLE})), "upstream_error_midstream", "upstream_error"),
+    *midway(
+        44,
+        "error_event_by_name",
+        after_hel(b'event: error\ndata: {"message":"scripted trouble"}\n\n'),
+        "upstream_error_midstream",
+        "upstream_error",
+    ),
+    *midway(44, "overloaded_event", after_hel(BUSY), "upstream_overloaded", "upstream_overloaded", Effect.HALF),
     Row(
         45,
         "done_twice",

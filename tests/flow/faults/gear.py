@@ -5,7 +5,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +40,15 @@ async def nobody_listens(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def black_hole(scene: Scene) -> AsyncIterator[None]:
     """A listener whose accept queue is full: further SYNs get no answer."""
-    with socket.socket() as listener:
+    with ExitStack() as stack:
+        listener, *fillers = [stack.enter_context(socket.socket()) for _ in range(5)]
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         at_url(scene, f"http://127.0.0.1:{listener.getsockname()[1]}")
         yield
-        for filler in fillers:
-            filler.close()
 
 
 class Names(AbstractResolver):
