@@ -46,6 +46,9 @@ ORDER BY id DESC LIMIT ?2"""
 
 _DETAIL = "SELECT detail FROM log WHERE id = ?"
 _SEQUENCE = "SELECT seq FROM log WHERE id = ?"
+_FIRST_AFTER = "SELECT coalesce(min(seq), 0) FROM (SELECT seq FROM log WHERE id > ? ORDER BY id LIMIT ?)"
+SETTLED_LATER_MAX = 1_000
+"""Requests that began later but settled earlier, of which none is missed."""
 
 _REQUEST = """
 SELECT r.n, r.id, a.name, r.key_id, r.operation, r.model, r.endpoint, r.provider, r.stream, r.outcome, r.http_status,
@@ -119,9 +122,13 @@ async def log(requests: Reader, query: LogQuery) -> tuple[RequestRecord, ...]:
             parameters.append(value)
     if query.after_id is not None:
         found = await requests.fetch(_SEQUENCE, (query.after_id,))
-        # A pruned or lost id still says when its request began.
-        conditions.append("seq > ?" if found else "id > ?")
-        parameters.append(found[0][0] if found else query.after_id)
+        if found:
+            conditions.append("seq > ?")
+            parameters.append(found[0][0])
+        else:  # A pruned or lost id still says when its request began.
+            (first,) = await requests.fetch(_FIRST_AFTER, (query.after_id, SETTLED_LATER_MAX))
+            conditions += ["seq >= ?", "id > ?"]
+            parameters += [first[0], query.after_id]
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     order = "ASC" if query.after_id is not None else "DESC"
     sql = f"SELECT detail FROM log {where} ORDER BY seq {order} LIMIT ?"  # noqa: S608 Constants from above only.

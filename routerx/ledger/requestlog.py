@@ -31,6 +31,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS log(seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,"
     " model TEXT NOT NULL, outcome TEXT NOT NULL, started_ns INTEGER NOT NULL, detail BLOB NOT NULL) STRICT",
     "CREATE INDEX IF NOT EXISTS log_tenant ON log(tenant, seq)",
+    "CREATE INDEX IF NOT EXISTS log_model ON log(model, seq)",
+    "CREATE INDEX IF NOT EXISTS log_outcome ON log(outcome, seq)",
 )
 _INSERT = "INSERT OR IGNORE INTO log(id, tenant, model, outcome, started_ns, detail) VALUES (?, ?, ?, ?, ?, ?)"
 _PRUNE = "DELETE FROM log WHERE seq IN (SELECT seq FROM log ORDER BY seq LIMIT ?) AND started_ns < ?"
