@@ -200,7 +200,7 @@ async def test_a_caller_is_kept_patient_during_a_rescue(tmp_path: Path) -> None:
 async def test_the_callers_deadline_bounds_a_rescue(stage: Stage) -> None:
     stage.up.default, stage.spare.default = stage.breaks("Hel"), Silence()
     body = {"model": "duo", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
-    reply = await stage.gateway.ask("POST", "/v1/chat/completions", body, headers={"X-RouterX-Timeout": "150ms"})
+    reply = await stage.gateway.ask("POST", "/v1/chat/completions", body, headers={"X-RouterX-Timeout": "500ms"})
     assert cut_short(reply) == "Hel"
     await stage.spare.requests[0].gone()
 
