@@ -140,6 +140,7 @@ class TenantSuspended(PermissionDenied):
     """The operator has suspended the tenant."""
 
     code = "tenant_suspended"
+    outcome = "tenant_suspended"
 
 
 class FreeNotAllowed(PermissionDenied):

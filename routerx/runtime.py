@@ -145,6 +145,7 @@ class Runtime:
         self.gateway = Gateway(parts)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)
+        self.operations.cut_off = self.gateway.cut_off_tenant
         self.checks = HealthChecks(CheckParts(self.holder, self.routing, transports, clock))
         self.vitals.looks = self.checks.book
         files = ProviderFiles(self._loader.path, self._loader.env, self.holder, configuration)

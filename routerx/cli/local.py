@@ -25,6 +25,7 @@ from routerx.control.configuration import FileConfiguration
 from routerx.control.lookup import find_model, find_models
 from routerx.control.operations import Operations
 from routerx.control.values import (
+    AuditView,
     CreatedTenant,
     LogDetail,
     LogEntry,
@@ -32,6 +33,7 @@ from routerx.control.values import (
     ModelView,
     NewTenant,
     TenantDetail,
+    TenantLimitsChange,
     TenantSummary,
     TransferView,
     VerifyView,
@@ -105,11 +107,17 @@ class LocalAccess:
     def adjust(self, name: str, amount: str, note: str | None) -> TransferView:
         return self._do(lambda operations: operations.adjust(name, amount, note=note, actor=self._actor))
 
-    def suspend(self, name: str, reason: str | None) -> TenantDetail:
-        return self._do(lambda operations: operations.suspend(name, reason=reason, actor=self._actor))
+    def suspend(self, name: str, reason: str | None, *, hard: bool) -> TenantDetail:
+        return self._do(lambda operations: operations.suspend(name, reason=reason, hard=hard, actor=self._actor))
 
     def unsuspend(self, name: str) -> TenantDetail:
         return self._do(lambda operations: operations.unsuspend(name, actor=self._actor))
+
+    def limit_tenant(self, name: str, change: TenantLimitsChange) -> TenantDetail:
+        return self._do(lambda operations: operations.limit_tenant(name, change, actor=self._actor))
+
+    def history(self, name: str, limit: int) -> tuple[AuditView, ...]:
+        return self._do(lambda operations: operations.history(name, limit))
 
     def models(self, query: ModelQuery) -> tuple[ModelView, ...]:
         return find_models(self._holder.current, query)

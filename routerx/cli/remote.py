@@ -17,6 +17,7 @@ from routerx.cli.remote_keys import RemoteKeys
 from routerx.cli.remote_kit import Page, query_of, segment
 from routerx.cli.remote_providers import RemoteProviders
 from routerx.control.values import (
+    AuditView,
     CreatedTenant,
     LogDetail,
     LogEntry,
@@ -25,6 +26,7 @@ from routerx.control.values import (
     ModelView,
     NewTenant,
     TenantDetail,
+    TenantLimitsChange,
     TenantSummary,
     TransferView,
     VerifyView,
@@ -133,6 +135,12 @@ class RemoteAccess:
     def books(self) -> RemoteBooks:
         return RemoteBooks(self.call)
 
+    def limit_tenant(self, name: str, change: TenantLimitsChange) -> TenantDetail:
+        return self.call("PATCH", f"{PREFIX}/tenants/{segment(name)}/limits", change, TenantDetail)
+
+    def history(self, name: str, limit: int) -> tuple[AuditView, ...]:
+        return self._get(f"/tenants/{segment(name)}/history" + query_of(limit=str(limit)), Page[AuditView]).data
+
     @property
     def keys(self) -> RemoteKeys:
         return RemoteKeys(self.call)
@@ -153,8 +161,8 @@ class RemoteAccess:
     def adjust(self, name: str, amount: str, note: str | None) -> TransferView:
         return self._post(f"/tenants/{segment(name)}/adjust", {"amount": amount, "note": note}, TransferView)
 
-    def suspend(self, name: str, reason: str | None) -> TenantDetail:
-        return self._post(f"/tenants/{segment(name)}/suspend", {"reason": reason}, TenantDetail)
+    def suspend(self, name: str, reason: str | None, *, hard: bool) -> TenantDetail:
+        return self._post(f"/tenants/{segment(name)}/suspend", {"reason": reason, "hard": hard}, TenantDetail)
 
     def unsuspend(self, name: str) -> TenantDetail:
         return self._post(f"/tenants/{segment(name)}/unsuspend", {}, TenantDetail)

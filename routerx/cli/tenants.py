@@ -7,16 +7,18 @@ import msgspec
 
 from routerx.cli import render
 from routerx.cli.access import open_access
-from routerx.cli.keys import key_table, show_new_key
+from routerx.cli.keys import key_table, limit_options, limits_text, said, show_new_key, spend_text
 from routerx.cli.render import Cell, Column, money
 from routerx.cli.settings import settings_of, shared_options
 from routerx.cli.types import amount as amount_type
 from routerx.control.book_values import NewRefund
 from routerx.control.values import (
+    AuditView,
     CreatedTenant,
     NewTenant,
     PlanView,
     TenantDetail,
+    TenantLimitsChange,
     TenantSummary,
     TransferView,
 )
@@ -126,14 +128,16 @@ def refund(
 @command.command("suspend")
 @click.argument("name")
 @click.option("--reason", metavar="TEXT", help="Shown to operators.")
+@click.option("--hard", is_flag=True, help="End the calls under way, too.")
 @shared_options
 @click.pass_context
-def suspend(ctx: click.Context, name: str, reason: str | None) -> None:
-    """Refuse a tenant's calls from now on; calls under way end as they would."""
+def suspend(ctx: click.Context, name: str, reason: str | None, *, hard: bool) -> None:
+    """Refuse a tenant's calls from now on; without --hard calls under way end as they would."""
     settings = settings_of(ctx)
     with open_access(settings) as access:
-        tenant = access.suspend(name, reason)
-    render.emit(settings, tenant, lambda tenant: render.say(f"{tenant.name} is suspended."))
+        tenant = access.suspend(name, reason, hard=hard)
+    ended = ", and its calls under way are ended" if hard else ""
+    render.emit(settings, tenant, lambda tenant: render.say(f"{tenant.name} is suspended{ended}."))
 
 
 @command.command("unsuspend")
@@ -146,6 +150,49 @@ def unsuspend(ctx: click.Context, name: str) -> None:
     with open_access(settings) as access:
         tenant = access.unsuspend(name)
     render.emit(settings, tenant, lambda tenant: render.say(f"{tenant.name} may call again."))
+
+
+@command.command("limit")
+@click.argument("name")
+@limit_options
+@shared_options
+@click.pass_context
+def limit_tenant(ctx: click.Context, /, name: str, **given: Any) -> None:  # As click parsed them.
+    """Set limits of a tenant in place of its plan's, live at once; 'none' lets the plan's hold again.
+
+    They are written to the file that declares the tenant.
+    """
+    settings = settings_of(ctx)
+    change = msgspec.convert(said(given), TenantLimitsChange)
+    if change == TenantLimitsChange():
+        raise click.UsageError("Nothing to change: give at least one limit, or 'none' to let the plan's hold.")
+    with open_access(settings) as access:
+        tenant = access.limit_tenant(name, change)
+    render.emit(settings, tenant, _limited)
+
+
+@command.command("history")
+@click.argument("name")
+@click.option("-n", "--lines", "limit", metavar="N", type=int, default=50, help="How many; 50 unless given.")
+@shared_options
+@click.pass_context
+def history(ctx: click.Context, name: str, limit: int) -> None:
+    """Who did what to a tenant and its keys, when and why: newest last."""
+    settings = settings_of(ctx)
+    with open_access(settings) as access:
+        rows = access.history(name, limit)
+    render.emit(settings, rows, _history)
+
+
+def _limited(tenant: TenantDetail) -> None:
+    render.say(f"{tenant.name} has new limits.")
+    render.facts([("plan", _plan(tenant.plan)), ("limits", limits_text(tenant.plan.limits) or "none")])
+
+
+def _history(rows: tuple[AuditView, ...]) -> None:
+    columns = (Column("time (UTC)"), Column("by"), Column("what"), Column("whom"), Column("about", wrap=True))
+    cells = [(render.when(row.at), row.actor, row.action, row.subject, row.detail or None) for row in rows]
+    render.table(columns, cells, "Nothing has been done yet.")
 
 
 def _table(tenants: tuple[TenantSummary, ...]) -> None:
@@ -186,7 +233,7 @@ def _detail(tenant: TenantDetail) -> None:
         ("spent this month", money(funds.spent_month_usd)),
         ("spent in all", money(funds.spent_total_usd)),
         ("plan", _plan(tenant.plan)),
-        ("limits", _limits(tenant.plan)),
+        ("limits", limits_text(tenant.plan.limits) or "none"),
         ("policy", tenant.policy),
         ("models", ", ".join(tenant.allow) if tenant.allow else "all"),
     ]
@@ -202,20 +249,8 @@ def _plan(plan: PlanView) -> str:
     if plan.markup_bp:
         parts.append(f"markup {plan.markup_bp / 100:g}%")
     if plan.spend_limit is not None:
-        period = "in all" if plan.spend_limit.period == "total" else f"a {plan.spend_limit.period}"
-        parts.append(f"at most {money(plan.spend_limit.amount_usd)} {period}")
+        parts.append(f"at most {spend_text(plan.spend_limit)}")
     return ", ".join(parts) + ")"
-
-
-def _limits(plan: PlanView) -> str:
-    limits = plan.limits
-    parts = (
-        (limits.rpm, "requests a minute"),
-        (limits.tpm, "tokens a minute"),
-        (limits.concurrency, "at a time"),
-        (limits.daily_requests, "requests a day"),
-    )
-    return ", ".join(f"{value:,} {unit}" for value, unit in parts if value is not None) or "none"
 
 
 def _transfers(transfers: tuple[TransferView, ...]) -> None:

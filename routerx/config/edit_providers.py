@@ -79,7 +79,7 @@ class Written(msgspec.Struct, frozen=True):
 
 def declared_keys(config_path: str | None, env: Mapping[str, str], provider: str) -> tuple[DeclaredKey, ...]:
     """The keys of a provider in the order of the file. Raises Conflict where no file declares the provider."""
-    path, text = _declaring(config_path, provider)
+    path, text = declaring(config_path, "providers", provider)
     assert config_path is not None, "a file declares it"
     entries = _keys_of(parse_tree(text), provider)
     read = _keys_of(read_document(config_path, env, Problems()).data, provider)
@@ -97,18 +97,18 @@ def declared_keys(config_path: str | None, env: Mapping[str, str], provider: str
 def apply_edit(config_path: str | None, edit: ProviderEdit) -> Written | None:
     """Change the file that declares the provider; None where it says so already. Raises Conflict where it must not or
     cannot be changed; then nothing has changed."""
-    path, text = _declaring(config_path, edit.provider)
+    path, text = declaring(config_path, "providers", edit.provider)
     if not isinstance(edit, AddKey):
         changed = _changed(text, edit)
         if changed == text:
             return None
-        _replace(path, text, changed)
+        replace_file(path, text, changed)
         return Written(path, text, changed)
     key_file = _key_path(edit)
     changed = _changed_for_key(path, text, edit, key_file)
     _write_key(key_file, edit.secret)
     try:
-        _replace(path, text, changed)
+        replace_file(path, text, changed)
     except BaseException:
         remove_key_file(key_file)
         raise
@@ -119,7 +119,7 @@ def take_back(written: Written) -> None:
     """Undo apply_edit(), unless somebody has changed the file since. Raises Conflict where it cannot be written."""
     with contextlib.suppress(OSError):
         if _text_of(written.path) == written.after:
-            _replace(written.path, written.after, written.before)
+            replace_file(written.path, written.after, written.before)
     if written.key_file is not None:
         remove_key_file(written.key_file)
 
@@ -186,27 +186,27 @@ def _keys_of(tree: Tree, provider: str) -> list[Tree]:
 # --- files
 
 
-def _declaring(config_path: str | None, provider: str) -> tuple[str, str]:
-    """The file that declares a provider, and its text."""
+def declaring(config_path: str | None, section: str, name: str) -> tuple[str, str]:
+    """The file that declares `name` under `section` (providers, tenants), and its text. Raises Conflict, NotFound."""
     if config_path is None:
         raise Conflict(
             "This RouterX runs on the environment alone, so nothing can be changed here. Write a routerx.yaml that "
-            "declares its providers, and start with it."
+            f"declares its {section}, and start with it."
         )
     try:
         for path in (config_path, *include_files(config_path)):
             text = _text_of(path)
-            providers = parse_tree(text).get("providers")
-            if isinstance(providers, dict) and provider in providers:
+            declared = parse_tree(text).get(section)
+            if isinstance(declared, dict) and name in declared:
                 return path, text
     except OSError as error:
         raise Conflict(f"The configuration cannot be read ({error.strerror}); nothing was changed.") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise Conflict("The configuration on disk is refused, so nothing was changed; see `routerx check`.") from None
     raise NotFound(
-        f"No file of the configuration declares the provider {provider!r}; add it under `providers`. What comes from "
-        "the environment is changed there.",
-        param="provider",
+        f"No file of the configuration declares the {section.removesuffix('s')} {name!r}; add it under `{section}`. "
+        "What comes from the environment is changed there.",
+        param=section.removesuffix("s"),
     )
 
 
@@ -216,7 +216,7 @@ def _text_of(path: str) -> str:
         return file.read(FILE_BYTES_MAX + 1)
 
 
-def _replace(path: str, before: str, after: str) -> None:
+def replace_file(path: str, before: str, after: str) -> None:
     """Put `after` in the place of `before`, as a file of the same owner and mode. Raises Conflict."""
     target = os.path.realpath(path)  # A link stays one.
     folder = os.path.dirname(target)

@@ -27,9 +27,9 @@ class Splice(msgspec.Struct, frozen=True):
     text: str
 
 
-def set_field(text: str, path: Path, field: str, value: str | None, short: str | None = None) -> str:
-    """The mapping at `path` with `field` set; None unsets it. A value may be written as the plain text of its field
-    `short`, and is then written out as a mapping.
+def set_field(text: str, path: Path, field: str, value: Tree, short: str | None = None) -> str:
+    """The mapping at `path` with `field` set, to text or to a mapping of texts; None unsets it. A value may be written
+    as the plain text of its field `short`, and is then written out as a mapping.
 
     Raises Conflict where this text cannot be changed so, and yaml.YAMLError.
     """
@@ -42,7 +42,7 @@ def set_field(text: str, path: Path, field: str, value: str | None, short: str |
         raise _refusal(path)
     _at(wanted, path[:-1])[path[-1]] = {**(entry if entry is not None else {}), field: value}
     if isinstance(node, yaml.MappingNode):
-        splice = _in_mapping(text, path, field, "null" if value is None else _flow(value))
+        splice = _in_mapping(text, path, field, _flow(value))
     else:
         splice = _in_place_of(text, path, _flow(_at(wanted, path)))
     return _checked(text, splice, wanted, path)

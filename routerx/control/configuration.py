@@ -5,11 +5,14 @@ can be told to a caller of the admin API.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
 from routerx.config.edit import TenantFile, remove_tenant_file, tenant_file_text, write_tenant_file
+from routerx.config.edit_providers import Written, take_back
+from routerx.config.edit_tenants import limit_tenant
 from routerx.config.load import Loader
 from routerx.config.snapshot import SnapshotHolder
 from routerx.config.watch import ConfigWatcher, ReloadStatus
@@ -37,6 +40,14 @@ class Configuration(Protocol):
         """Take back what write_tenant has just written."""
         ...
 
+    async def limit_tenant(self, name: str, changes: Mapping[str, str | None]) -> Written | None:
+        """As config.edit_tenants.limit_tenant."""
+        ...
+
+    async def take_back(self, written: Written) -> None:
+        """Undo what limit_tenant has just written."""
+        ...
+
 
 class LiveConfiguration:
     """That of a running server. `path` is its main file, None where it runs on the environment alone."""
@@ -56,6 +67,12 @@ class LiveConfiguration:
 
     async def remove_tenant(self, name: str) -> None:
         await asyncio.to_thread(_remove, self._path, name)
+
+    async def limit_tenant(self, name: str, changes: Mapping[str, str | None]) -> Written | None:
+        return await asyncio.to_thread(limit_tenant, self._path, name, changes)
+
+    async def take_back(self, written: Written) -> None:
+        await asyncio.to_thread(take_back, written)
 
 
 class FileConfiguration:
@@ -83,6 +100,12 @@ class FileConfiguration:
 
     async def remove_tenant(self, name: str) -> None:
         _remove(self._loader.path, name)
+
+    async def limit_tenant(self, name: str, changes: Mapping[str, str | None]) -> Written | None:
+        return limit_tenant(self._loader.path, name, changes)
+
+    async def take_back(self, written: Written) -> None:
+        take_back(written)
 
 
 def _write(path: str | None, tenant: NewTenant) -> str:

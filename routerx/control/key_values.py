@@ -1,12 +1,8 @@
 """Orders for keys of tenants, as the admin API takes them, and one key in full."""
 
-from typing import Annotated
-
 import msgspec
 
-from routerx.control.values import KeyView
-
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+from routerx.control.values import AtLeastOne, KeyView
 
 
 class NewKeyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,9 @@ It owns no state of its own but the followers of the request log. Facts are aske
 
 import asyncio
 import shlex
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+
+import msgspec
 
 import routerx
 from routerx.clock import Clock
@@ -15,9 +17,10 @@ from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.control import views
 from routerx.control.configuration import Configuration
 from routerx.control.key_values import NewKeyOrder
-from routerx.control.keys import KeyOperations, short_text
+from routerx.control.keys import KeyOperations, short_text, spend_limit
 from routerx.control.lookup import find_model, find_models, require
 from routerx.control.values import (
+    AuditView,
     CreatedTenant,
     LogDetail,
     LogEntry,
@@ -27,6 +30,7 @@ from routerx.control.values import (
     NewTenant,
     Status,
     TenantDetail,
+    TenantLimitsChange,
     TenantSummary,
     TransferView,
     VerifyView,
@@ -52,6 +56,8 @@ class Operations:
         self._configuration = configuration
         self._clock = clock
         self.keys = KeyOperations(ledger, holder, clock)
+        self.cut_off: Callable[[str], int] = _nothing_runs
+        """Ends what runs for a tenant, where a gateway serves; returns how many requests."""
         self._stopped = asyncio.Event()
 
     @property
@@ -106,6 +112,7 @@ class Operations:
         credited = False
         try:
             await self._ledger.sync_tenants([self._tenant(new.name)])
+            await self._ledger.remark(new.name, "tenant.create", path, actor=actor)
             if topup_nano is not None:
                 await self._ledger.top_up(new.name, topup_nano, actor=actor, reference=reference, note="opening top-up")
                 credited = True
@@ -149,15 +156,51 @@ class Operations:
         self._tenant(name)
         return views.transfer_view(await self._ledger.adjust(name, nano, actor=actor, note=short_text(note, "note")))
 
-    async def suspend(self, name: str, *, reason: str | None, actor: str) -> TenantDetail:
+    async def suspend(self, name: str, *, reason: str | None, actor: str, hard: bool = False) -> TenantDetail:
+        """Refuse the tenant's requests from now on; `hard` also ends those that run."""
         self._tenant(name)
-        await self._ledger.suspend(name, actor=actor, reason=short_text(reason, "reason"))
+        reason = short_text(reason, "reason")
+        # Nothing can start in between: suspending takes effect before it first waits.
+        ended = self.cut_off(name) if hard else 0
+        await self._ledger.suspend(name, actor=actor, reason=reason)
+        if hard:
+            await self._ledger.remark(name, "tenant.cut_off", f"{ended} running requests", actor=actor)
         return await self.tenant(name)
 
     async def unsuspend(self, name: str, *, actor: str) -> TenantDetail:
         self._tenant(name)
         await self._ledger.unsuspend(name, actor=actor)
         return await self.tenant(name)
+
+    async def limit_tenant(self, name: str, change: TenantLimitsChange, *, actor: str) -> TenantDetail:
+        """Write limits that hold in place of the plan's to the tenant's file, live when this returns.
+
+        Raises NotFound, InvalidParameter, and Conflict where the file cannot be changed or would be refused.
+        """
+        self._tenant(name)
+        if change.spend_limit is not msgspec.UNSET:
+            spend_limit(change.spend_limit)
+        given = msgspec.to_builtins(change)
+        changes = {key: None if value is None else str(value) for key, value in given.items()}
+        if not changes:
+            raise InvalidParameter("There is nothing to change; name at least one limit.")
+        before = self._snapshot.generation
+        written = await self._configuration.limit_tenant(name, changes)
+        if written is not None:
+            status = await self._configuration.reload()
+            if self._snapshot.generation == before:
+                await self._configuration.take_back(written)
+                await self._configuration.reload()
+                raise Conflict(f"Nothing was changed, because the configuration would be refused: {status.error}")
+            await self._ledger.remark(name, "tenant.limit", msgspec.json.encode(given).decode(), actor=actor)
+        return await self.tenant(name)
+
+    async def history(self, name: str, limit: int) -> tuple[AuditView, ...]:
+        """Who did what to a tenant and its keys, newest last. Raises NotFound and InvalidParameter."""
+        self._tenant(name)
+        if not 1 <= limit <= LOG_ROWS_MAX:
+            raise InvalidParameter(f"limit must be between 1 and {LOG_ROWS_MAX}, not {limit}.", param="limit")
+        return tuple(views.audit_view(row) for row in await self._ledger.history(name, limit))
 
     # --- models
 
@@ -275,6 +318,10 @@ class Operations:
             raise InvalidParameter(f"limit must be between 0 and {LOG_ROWS_MAX}, not {query.limit}.", param="limit")
         if query.tenant is not None:
             self._tenant(query.tenant)
+
+
+def _nothing_runs(tenant: str) -> int:
+    return 0
 
 
 def _what_is_left(new: NewTenant, path: str, reference: str | None) -> str:

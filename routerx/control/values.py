@@ -4,9 +4,13 @@ Money appears twice, as an exact decimal string (`…_usd`) and as an integer (`
 integer pico-USD. Instants are ISO 8601 text in UTC. Nothing here holds a secret, except NewKey, which is shown once.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from routerx.domain.tenant import Limits
+
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 
 
 class Funds(msgspec.Struct, frozen=True):
@@ -105,6 +109,27 @@ class TransferView(msgspec.Struct, frozen=True):
     reference: str | None
     actor: str | None
     note: str | None
+
+
+class AuditView(msgspec.Struct, frozen=True):
+    """Who did what to a tenant or to one of its keys (`subject`), as the audit trail has it."""
+
+    id: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    detail: str
+
+
+class TenantLimitsChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of a tenant in place of its plan's; what is left out stays, None lets the plan's hold again."""
+
+    rpm: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
+    tpm: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
+    concurrency: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
+    daily_requests: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
+    spend_limit: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class TenantDetail(msgspec.Struct, frozen=True):

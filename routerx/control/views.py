@@ -8,6 +8,7 @@ import msgspec
 
 from routerx.control.values import (
     AttemptView,
+    AuditView,
     EndpointView,
     Funds,
     KeyView,
@@ -28,7 +29,7 @@ from routerx.domain.model import Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import AttemptRecord, RequestRecord
 from routerx.domain.tenant import Billing, KeyTerms, Plan, Principal, SpendLimit, Tenant
-from routerx.ledger.base import KeyRow, LedgerHealth, TenantFunds, TransferRow, VerifyReport
+from routerx.ledger.base import AuditRow, KeyRow, LedgerHealth, TenantFunds, TransferRow, VerifyReport
 from routerx.money import PICO_PER_NANO, format_price_per_million, format_usd
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 from routerx.secrets import key_id
@@ -116,6 +117,10 @@ def transfer_view(row: TransferRow) -> TransferView:
         actor=row.actor,
         note=row.note,
     )
+
+
+def audit_view(row: AuditRow) -> AuditView:
+    return AuditView(row.id, iso_time(row.ts_ns), row.actor, row.action, row.subject, row.detail)
 
 
 def key_view(row: KeyRow, now_ns: int) -> KeyView:

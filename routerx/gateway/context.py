@@ -14,6 +14,7 @@ from routerx.domain.pricing import PriceSnapshot
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome
 from routerx.domain.tenant import Principal
 from routerx.domain.wishes import NO_STEERING, Steering
+from routerx.errors import RouterXError
 from routerx.gateway.growth import Growth
 from routerx.gateway.rescue import Transcript
 from routerx.jsonx import Raw
@@ -121,7 +122,7 @@ class RequestContext:
         "candidate",
         "committed",
         "conversation",
-        "cut_off",
+        "cut_by",
         "delivered",
         "draining",
         "dropped",
@@ -185,8 +186,8 @@ class RequestContext:
         """The caller's socket is being waited for."""
         self.told = False
         """Routing knows how the committed attempt ended."""
-        self.cut_off = False
-        """The drain deadline has ended this request."""
+        self.cut_by: RouterXError | None = None
+        """Why the gateway ended this request before its end."""
         self.outcome: str = Outcome.INTERNAL
         self.http_status = 500
         self.flags: list[str] = []

@@ -15,7 +15,7 @@ from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, FailureKind, as_client_error
 from routerx.domain.record import Outcome, RequestRecord
 from routerx.domain.tenant import OnDisconnect
-from routerx.errors import RateLimited, RouterXError, ShuttingDown
+from routerx.errors import RateLimited, RouterXError, ShuttingDown, TenantSuspended
 from routerx.gateway import metadata
 from routerx.gateway.admit import place_hold, terms_of, tokens_expected
 from routerx.gateway.affinity import Affinity, conversation_of
@@ -124,8 +124,13 @@ class Gateway:
             if self._is_to_be_drained(ctx):
                 ctx.draining = True
                 self._active[self._tasks.spawn("drain", self._drain(ctx))] = ctx
-            if self._cutting_off and not ctx.delivered:
-                raise _cut_off() from None
+            cut_by = self._cut_by(ctx)
+            if cut_by is not None and not ctx.delivered:
+                task.uncancel()
+                if ctx.waiting is not None and ctx.waiting.started:
+                    await self._end_in_band(ctx, client, cut_by)
+                    return None
+                raise cut_by from None
             raise
         finally:
             if not ctx.draining:
@@ -265,10 +270,12 @@ class Gateway:
             await self._end_in_band(ctx, client, error)
             return
         except asyncio.CancelledError:
-            if not self._cutting_off:
+            cut_by, task = self._cut_by(ctx), asyncio.current_task()
+            if cut_by is None or task is None:
                 raise
+            task.uncancel()
             self._interrupted(ctx, slow=False)
-            await self._end_in_band(ctx, client, _cut_off())
+            await self._end_in_band(ctx, client, cut_by)
             return
         await client.finish(metadata.in_stream(ctx, tap.terminal, parts.clock))
 
@@ -362,9 +369,10 @@ class Gateway:
         """The caller has gone, or is as good as gone, or the drain deadline has cut the request off."""
         if ctx.settled:
             return
-        ctx.http_status = 499 if not self._cutting_off else 503
-        if self._cutting_off:
-            ctx.outcome = Outcome.SHUTTING_DOWN
+        cut_by = self._cut_by(ctx)
+        ctx.http_status = 499 if cut_by is None else cut_by.status
+        if cut_by is not None:
+            ctx.outcome = cut_by.outcome
         elif not any(attempt.dispatched for attempt in ctx.attempts):
             ctx.outcome = Outcome.CLIENT_GONE_PREDISPATCH
         elif ctx.delivered:
@@ -418,11 +426,27 @@ class Gateway:
         An answer that is whole and only waits for its charge to be durable is left to end well: it is paid for.
         """
         self._cutting_off = True
-        unfinished = [(task, ctx) for task, ctx in self._active.items() if not (ctx.settled or ctx.cut_off)]
+        return self._cut([*self._active.items()], _cut_off())
+
+    def cut_off_tenant(self, tenant: str) -> int:
+        """The tenant's rights have ended: end what still runs for it, charged for what was delivered. Returns how many.
+        Streams that are only read to their end for their usage are left to it."""
+        own = [(task, ctx) for task, ctx in self._active.items() if ctx.principal.tenant.name == tenant]
+        error = TenantSuspended("This tenant is suspended. Ask the operator of this gateway.")
+        return self._cut([(task, ctx) for task, ctx in own if not ctx.draining], error)
+
+    def _cut(self, running: list[tuple[asyncio.Task[object], RequestContext]], why: RouterXError) -> int:
+        unfinished = [(task, ctx) for task, ctx in running if not ctx.settled and ctx.cut_by is None]
         for task, ctx in unfinished:
-            ctx.cut_off = True  # Once: a second cancellation would strike while its end is being written.
+            # Once: a second cancellation would strike while its end is being written. One error each: raising collects
+            # the traceback of whoever raised it.
+            ctx.cut_by = type(why)(why.message, retry_after_s=why.retry_after_s)
             task.cancel()
         return len(unfinished)
+
+    def _cut_by(self, ctx: RequestContext) -> RouterXError | None:
+        """Why the gateway, and not the caller, ended a request."""
+        return ctx.cut_by if ctx.cut_by is not None or not self._cutting_off else _cut_off()
 
 
 def _may_be_rescued(ctx: RequestContext, commit: StreamCommit) -> bool:

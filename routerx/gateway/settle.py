@@ -14,6 +14,7 @@ from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
+from routerx.errors import TenantSuspended
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
 from routerx.gateway.growth import OutputHistory
 from routerx.ledger.base import Ledger
@@ -32,7 +33,7 @@ ABORT_NANO_PER_HOUR = 500_000_000
 ABORT_KEYS_MAX = 10_000
 
 CLIENT_GONE_LATE = frozenset({Outcome.CLIENT_GONE_MIDSTREAM, Outcome.CLIENT_SLOW})
-CUT_BY_CALLER = frozenset({FailureKind.CLIENT_DEADLINE, FailureKind.BALANCE_EXHAUSTED})
+CUT_BY_CALLER = frozenset({FailureKind.CLIENT_DEADLINE, FailureKind.BALANCE_EXHAUSTED, TenantSuspended.outcome})
 CLIENT_GONE_EARLY = frozenset({Outcome.CLIENT_GONE_NO_OUTPUT, Outcome.CLIENT_GONE_NONSTREAM})
 
 
@@ -187,7 +188,7 @@ class Settler:
         if ctx.outcome in CLIENT_GONE_EARLY:
             return self._abandoned(ctx, now_s)
         if ctx.delivered:  # Rows H and K: an answer cut short is not charged, unless it is the caller who has no more
-            # time, or no more money.
+            # time, no more money, or no more right to it.
             return self._delivered(ctx, charged=ctx.outcome in CUT_BY_CALLER)
         return NOTHING  # Row G, and everything that was refused before it started.
 

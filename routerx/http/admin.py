@@ -12,7 +12,7 @@ from aiohttp import web
 
 from routerx import jsonx
 from routerx.control.operations import Operations
-from routerx.control.values import ModelQuery, NewTenant
+from routerx.control.values import ModelQuery, NewTenant, TenantLimitsChange
 from routerx.http.admin_kit import Answer, Authorize, Nothing, guarded, read_body, read_flag, read_number, read_query
 from routerx.ledger.base import LogQuery
 
@@ -34,6 +34,7 @@ class Adjustment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Suspension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
+    hard: bool = False
 
 
 def admin_routes(operations: Operations, authorize: Authorize) -> list[web.RouteDef]:
@@ -48,6 +49,8 @@ def admin_routes(operations: Operations, authorize: Authorize) -> list[web.Route
         ("POST", "/tenants/{tenant}/adjust", admin.adjust),
         ("POST", "/tenants/{tenant}/suspend", admin.suspend),
         ("POST", "/tenants/{tenant}/unsuspend", admin.unsuspend),
+        ("PATCH", "/tenants/{tenant}/limits", admin.limit_tenant),
+        ("GET", "/tenants/{tenant}/history", admin.history),
         ("GET", "/models", admin.models),
         ("GET", "/models/{model:.+}", admin.model),
         ("GET", "/logs", admin.logs),
@@ -90,11 +93,21 @@ class _Admin:
 
     async def suspend(self, request: web.Request, actor: str) -> object:
         body = await read_body(request, Suspension)
-        return await self._operations.suspend(request.match_info["tenant"], reason=body.reason, actor=actor)
+        return await self._operations.suspend(
+            request.match_info["tenant"], reason=body.reason, hard=body.hard, actor=actor
+        )
 
     async def unsuspend(self, request: web.Request, actor: str) -> object:
         await read_body(request, Nothing)
         return await self._operations.unsuspend(request.match_info["tenant"], actor=actor)
+
+    async def limit_tenant(self, request: web.Request, actor: str) -> object:
+        change = await read_body(request, TenantLimitsChange)
+        return await self._operations.limit_tenant(request.match_info["tenant"], change, actor=actor)
+
+    async def history(self, request: web.Request, actor: str) -> object:
+        limit = read_number(read_query(request, "limit"), "limit", 50)
+        return {"data": await self._operations.history(request.match_info["tenant"], limit)}
 
     async def models(self, request: web.Request, actor: str) -> object:
         values = read_query(request, "provider", "kind", "search", "capability", "everywhere")

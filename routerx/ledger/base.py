@@ -315,6 +315,10 @@ class Ledger(Protocol):
 
     async def suspend(self, tenant: str, *, actor: str, reason: str | None) -> None: ...
     async def unsuspend(self, tenant: str, *, actor: str) -> None: ...
+    async def remark(self, tenant: str, action: str, detail: str, *, actor: str) -> None:
+        """Put into the audit trail what was done to a tenant elsewhere, like in its file. Raises NotFound."""
+        ...
+
     async def issue_key(
         self, tenant: str, *, actor: str, label: str | None, terms: KeyTerms | None = None
     ) -> tuple[str, KeyRow]:

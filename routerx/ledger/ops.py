@@ -280,6 +280,20 @@ class Suspend(Op):
         return None
 
 
+class Remark(Op):
+    """One row of the audit trail about what was done elsewhere: (actor, action, subject, detail)."""
+
+    __slots__ = ("about", "now_ns")
+
+    def __init__(self, about: tuple[str, str, str, str], now_ns: int, future: "asyncio.Future[Any]") -> None:
+        super().__init__(future)
+        self.about, self.now_ns = about, now_ns
+
+    def apply(self, batch: Batch) -> object:
+        batch.audit(*self.about, self.now_ns)
+        return None
+
+
 class AddKey(Op):
     """Write an issued key's digest, or the tombstone of a key declared in YAML."""
 

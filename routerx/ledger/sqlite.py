@@ -34,7 +34,7 @@ from routerx.ledger.books import Books, Closed, belongs_in_books
 from routerx.ledger.budget import floor_of
 from routerx.ledger.database import Connect, connect
 from routerx.ledger.opening import LedgerOptions, Opened, open_file
-from routerx.ledger.ops import AddKey, Op, Post, Posting, RevokeKey, SetKeyTerms, Suspend, yaml_tombstones
+from routerx.ledger.ops import AddKey, Op, Post, Posting, Remark, RevokeKey, SetKeyTerms, Suspend, yaml_tombstones
 from routerx.ledger.requestlog import RequestLog
 from routerx.ledger.storage import Storage
 from routerx.ledger.usage import provider_usage
@@ -217,6 +217,11 @@ class SqliteLedger:
         op.on = False
         await self._submit(op)
         self._access.unsuspend(tenant)
+
+    async def remark(self, tenant: str, action: str, detail: str, *, actor: str) -> None:
+        """As the protocol says."""
+        self._books.get(tenant)
+        await self._submit(Remark((actor, action, tenant, detail), self._clock.now_ns(), self._books.future()))
 
     async def issue_key(
         self, tenant: str, *, actor: str, label: str | None, terms: KeyTerms | None = None

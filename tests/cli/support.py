@@ -5,13 +5,14 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from routerx.config.edit_providers import Written
 from routerx.config.snapshot import ServerConfig, Snapshot, SnapshotHolder
 from routerx.config.watch import ReloadStatus
 from routerx.control.books import BookOperations
@@ -32,7 +33,7 @@ from routerx.http.admin import admin_routes
 from routerx.http.admin_books import book_routes
 from routerx.http.admin_keys import key_routes
 from routerx.http.admin_providers import ProviderDesk, provider_routes
-from routerx.ledger.base import KeyRow, KeyUse, LedgerHealth, LogQuery, TenantFunds, TransferRow, VerifyReport
+from routerx.ledger.base import AuditRow, KeyRow, KeyUse, LedgerHealth, LogQuery, TenantFunds, TransferRow, VerifyReport
 from routerx.routing.state import RoutingState
 from routerx.secrets import key_digest, key_id
 from routerx.upstream.pool import TransportPool
@@ -98,6 +99,7 @@ class FakeLedger:
         self.issued: dict[str, KeyRow] = {}
         self.records: list[RequestRecord] = []
         self.violations: tuple[str, ...] = ()
+        self.audit: list[AuditRow] = []
         self.followers: list[asyncio.Queue[RequestRecord]] = []
         self.joined = threading.Event()
         self.left = asyncio.Event()
@@ -154,6 +156,12 @@ class FakeLedger:
 
     async def unsuspend(self, tenant: str, *, actor: str) -> None:
         self.suspensions.pop(tenant, None)
+
+    async def remark(self, tenant: str, action: str, detail: str, *, actor: str) -> None:
+        self.audit.append(AuditRow(len(self.audit) + 1, START_NS, actor, action, tenant, detail))
+
+    async def history(self, tenant: str, limit: int) -> tuple[AuditRow, ...]:
+        return tuple(row for row in self.audit if row.subject == tenant)[-limit:]
 
     async def issue_key(
         self, tenant: str, *, actor: str, label: str | None, terms: KeyTerms | None = None
@@ -266,6 +274,7 @@ class FakeConfiguration:
     def __init__(self, holder: SnapshotHolder) -> None:
         self.holder = holder
         self.files: dict[str, NewTenant] = {}
+        self.limits: dict[str, dict[str, str | None]] = {}
         self.refusal: str | None = None
         self.included = True
 
@@ -284,6 +293,11 @@ class FakeConfiguration:
             for new in self.files.values():
                 plan = current.plans[new.plan if new.plan is not None else "standard"]
                 tenants[new.name] = Tenant(name=new.name, plan=plan, allow=new.allow)
+            for name, changes in self.limits.items():
+                plan = tenants[name].plan
+                counts = {key: None if value is None else int(value) for key, value in changes.items()}
+                plan = msgspec.structs.replace(plan, limits=msgspec.structs.replace(plan.limits, **counts))
+                tenants[name] = msgspec.structs.replace(tenants[name], plan=plan)
             self.holder.current = msgspec.structs.replace(current, tenants=tenants, generation=current.generation + 1)
         return self.state()
 
@@ -295,6 +309,13 @@ class FakeConfiguration:
 
     async def remove_tenant(self, name: str) -> None:
         del self.files[name]
+
+    async def limit_tenant(self, name: str, changes: Mapping[str, str | None]) -> Written | None:
+        self.limits[name] = dict(changes)
+        return Written(f"tenants.d/{name}.yaml", "before", "after")
+
+    async def take_back(self, written: Written) -> None:
+        self.limits.clear()
 
 
 def endpoint(provider: str, model: str, **changes: object) -> Endpoint:

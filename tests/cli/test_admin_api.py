@@ -49,7 +49,7 @@ def routes(control: Control) -> list[tuple[str, str]]:
 
 async def test_every_route_refuses_a_caller_without_admin_key(control: Control, api: aiohttp.ClientSession) -> None:
     every = routes(control)
-    assert len(every) == 39
+    assert len(every) == 41
     for method, path in every:
         url = path.replace("{tenant}", "demo").replace("{key}", "k").replace("{request}", "r").replace("{model}", "m")
         url = url.replace("{provider}", "p")

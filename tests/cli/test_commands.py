@@ -115,6 +115,42 @@ def test_a_tenant_is_suspended_and_let_in_again(server: Running) -> None:
     assert run(server, "tenants", "unsuspend", "demo").stderr == "demo may call again.\n"
 
 
+def test_a_tenant_is_suspended_hard(server: Running) -> None:
+    said = run(server, "tenants", "suspend", "demo", "--hard", "--reason", "stolen card").stderr
+    assert said == "demo is suspended, and its calls under way are ended.\n"
+    assert re.search(r"socket +tenant.cut_off +demo +0 running requests", run(server, *HISTORY).stdout)
+
+
+HISTORY = ("tenants", "history", "demo")
+
+
+def test_limits_of_a_tenant_take_the_place_of_its_plans(server: Running) -> None:
+    limited = run(server, "tenants", "limit", "demo", "--rpm", "10k", "--daily-requests", "none")
+    assert limited.stderr == "demo has new limits.\n"
+    assert re.search(r"limits +10,000 requests a minute *$", limited.stdout, re.MULTILINE)
+    (row,) = run_json(server, *HISTORY)
+    assert (row["action"], row["detail"]) == ("tenant.limit", '{"rpm":10000,"daily_requests":null}')
+    assert "Nothing has been done yet." in run(server, "tenants", "history", "lab").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("limit", "demo"), 2, "Nothing to change"),
+        (("limit", "dmo", "--rpm", "1"), 1, "did you mean 'demo'?"),
+        (("limit", "demo", "--tpm", "many"), 2, "is not a count"),
+        (("limit", "demo", "--spend-limit", "5/year"), 1, "spend_limit is not a spend limit"),
+        (("history", "dmo"), 1, "did you mean 'demo'?"),
+        (("history", "demo", "-n", "0"), 1, "limit must be between 1 and 1000"),
+    ],
+)
+def test_limits_and_histories_that_make_no_sense_are_named(
+    server: Running, arguments: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    result = run(server, "tenants", *arguments, exit_code=exit_code)
+    assert message in " ".join(result.stderr.split())
+
+
 # --- keys
 
 
@@ -328,6 +364,8 @@ def test_every_command_and_option_is_documented() -> None:
         ("tenants", "adjust", "demo", "1"),
         ("tenants", "suspend", "demo"),
         ("tenants", "unsuspend", "demo"),
+        ("tenants", "limit", "demo", "--rpm", "5"),
+        ("tenants", "history", "demo"),
         ("keys", "create", "demo"),
         ("keys", "list"),
         ("keys", "show", key_id(key_digest(DEMO_KEY))),
