@@ -127,6 +127,17 @@ def test_keys_in_the_environment_switch_providers_on(folder: Folder):
     assert snapshot.files == ()
 
 
+def test_only_a_vendor_at_its_own_address_is_public(folder: Folder):
+    keys = {"OPENAI_API_KEY": "o", "OLLAMA_BASE_URL": "http://box:11434"}
+    assert {name: one.public for name, one in folder.load(None, keys).providers.items()} == {
+        "openai": True,
+        "ollama": False,
+    }
+    text = "version: 1\nproviders:\n  openai: {base_url: 'https://llm.lan/v1', keys: [k-fake-123456]}\n  ollama: {}\n"
+    found = folder.load(text, {}).providers
+    assert {name: one.public for name, one in found.items()} == {"openai": False, "ollama": False}
+
+
 def test_services_become_providers_in_their_order(folder: Folder):
     services = [
         {"name": "main", "backend_type": "openai", "api_key": "sk-canary", "priority": 1, "models": ["x"]},

@@ -42,6 +42,13 @@ async def test_a_transport_outlives_a_reload_that_does_not_change_its_connection
     await pool.close()
 
 
+async def test_a_provider_that_becomes_public_gets_a_transport_that_watches_where_it_calls() -> None:
+    pool = TransportPool(ManualClock())
+    first = pool.get(ACME)
+    assert pool.get(msgspec.structs.replace(ACME, public=True)) is not first
+    await pool.close()
+
+
 @pytest.mark.parametrize("now", [[], [CHANGED]])
 async def test_a_replaced_transport_serves_until_its_last_call_must_be_over(now: list[Provider]) -> None:
     clock = ManualClock()
