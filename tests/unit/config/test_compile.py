@@ -57,7 +57,7 @@ server:
   drain: 6s
   log_level: debug
   admin_keys: ["${env:ADMIN}"]
-ledger: {path: books.db, synchronous: normal, log_retention: 7d}
+ledger: {path: books.db, synchronous: normal, log_retention: 7d, retention: 90d}
 """
     snapshot = folder.load(text, {**WITH_KEY, "ADMIN": "an-admin-key-of-some-length"})
     assert snapshot.server == ServerConfig(
@@ -81,6 +81,7 @@ ledger: {path: books.db, synchronous: normal, log_retention: 7d}
         ledger_path=str(folder.path / "books.db"),
         ledger_synchronous="normal",
         log_retention_days=7,
+        retention_days=90,
     )
 
 

@@ -186,3 +186,26 @@ async def test_a_forger_of_old_amounts_who_mends_the_chain_is_caught_by_the_seal
     )
     rechain(path)
     assert any("were sealed" in line for line in verify_file(str(path)).violations)
+
+
+async def test_the_retention_prunes_by_itself_and_can_be_changed(tmp_path: Path):
+    clock = ManualClock()
+    async with opened(tmp_path, clock, retention_days=3) as ledger:
+        await four_days(ledger, clock)
+
+        async def left() -> int:
+            await clock.run(3_601)
+            for _ in range(300):
+                ((count,),) = query(ledger_file(tmp_path), "SELECT count(*) FROM requests")
+                if count not in (12, 9):
+                    break
+                await asyncio.sleep(0.002)
+            return int(str(count))
+
+        ledger.set_retention(30, None)
+        await clock.run(7_200)
+        assert query(ledger_file(tmp_path), "SELECT count(*) FROM requests") == [(12,)]
+        ledger.set_retention(30, 1)
+        assert await left() == 3
+        assert query(ledger_file(tmp_path), "SELECT actor FROM audit WHERE action = 'ledger.prune'") == [("retention",)]
+        assert (await ledger.verify()).violations == ()
