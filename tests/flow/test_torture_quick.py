@@ -1,20 +1,35 @@
-"""The proofs of scripts/torture in small: the installed program, killed, reloaded, ended and overspent on."""
+"""The proofs of scripts/torture in small: the program is killed, reloaded, ended and overspent on, the judge judged."""
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.torture.kills import prove_kills
 from tests.torture.overspend import prove_no_overspend
-from tests.torture.planted import PLANTED
+from tests.torture.processes import Zygote, zygote
 from tests.torture.reloads import prove_reloads
+from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 
 SEED = 20260101
 
 
-async def test_kill_9_under_load_loses_doubles_and_invents_no_charge(tmp_path: Path):
-    report = await prove_kills(tmp_path / "kills", SEED, kills=5)
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Zygote]:
+    with zygote() as made:
+        yield made
+
+
+async def test_the_checker_finds_20_planted_faults_in_books_and_gateways(tmp_path: Path, forker: Zygote):
+    report = await prove_checker(tmp_path, SEED, forker, loaded_s=0.3)
     assert not report.violations, report
-    assert report.figures["planted faults"] == f"{len(PLANTED)} of {len(PLANTED)} found"
+    assert report.figures["planted faults"].startswith("20 of 20 caught")
+
+
+async def test_kill_9_under_load_loses_doubles_and_invents_no_charge(tmp_path: Path, forker: Zygote):
+    report = await prove_kills(tmp_path / "kills", SEED, 5, forker)
+    assert not report.violations, report
 
 
 async def test_reloads_under_load_drop_no_request_and_apply_no_broken_file(tmp_path: Path):

@@ -12,7 +12,9 @@ from pathlib import Path
 from tests.torture.arena import Report
 from tests.torture.kills import prove_kills
 from tests.torture.overspend import prove_no_overspend
+from tests.torture.processes import Zygote, zygote
 from tests.torture.reloads import prove_reloads
+from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 
 QUICK = {"kills": 5, "reloads": 10, "stops": 2}
@@ -25,7 +27,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--stops", type=int, default=8, help="SIGTERM under load, so many times (default 8)")
     parser.add_argument("--seed", type=int, help="repeat a run; printed by each")
     parser.add_argument("--quick", action="store_true", help="5 kills, 10 reloads, 2 stops")
-    parser.add_argument("--only", choices=["kills", "reloads", "stops", "overspend"], help="one proof alone")
+    parser.add_argument("--only", choices=["checker", "kills", "reloads", "stops", "overspend"], help="one proof alone")
     parser.add_argument("--keep", type=Path, help="a new folder for ledgers, logs and journals, which then stay")
     chosen = parser.parse_args()
     if chosen.quick:
@@ -35,11 +37,12 @@ def options() -> argparse.Namespace:
     return chosen
 
 
-async def prove(chosen: argparse.Namespace, folder: Path) -> bool:
+async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> bool:
     """Run what was chosen; True when all passed."""
     seed = chosen.seed
     proofs: dict[str, Callable[[Path], Awaitable[Report]]] = {
-        "kills": lambda place: prove_kills(place, seed, chosen.kills),
+        "checker": lambda place: prove_checker(place, seed, forker),
+        "kills": lambda place: prove_kills(place, seed, chosen.kills, forker),
         "reloads": lambda place: prove_reloads(place, seed, chosen.reloads),
         "stops": lambda place: prove_stops(place, seed, chosen.stops),
         "overspend": lambda place: prove_no_overspend(place, seed),
@@ -58,10 +61,11 @@ async def prove(chosen: argparse.Namespace, folder: Path) -> bool:
 
 def main() -> int:
     chosen = options()
-    if chosen.keep is not None:
-        return 0 if asyncio.run(prove(chosen, chosen.keep)) else 1
-    with tempfile.TemporaryDirectory(prefix="routerx-torture-") as folder:
-        return 0 if asyncio.run(prove(chosen, Path(folder))) else 1
+    with zygote() as forker:
+        if chosen.keep is not None:
+            return 0 if asyncio.run(prove(chosen, chosen.keep, forker)) else 1
+        with tempfile.TemporaryDirectory(prefix="routerx-torture-") as folder:
+            return 0 if asyncio.run(prove(chosen, Path(folder), forker)) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One folder with all that a proof needs: provider, gateway, journals; and the verdict on them at the end."""
 
+import asyncio
 import contextlib
 import json
 import statistics
@@ -9,13 +10,16 @@ from typing import Any
 
 import msgspec
 
+from routerx.ledger.verify import verify_file
 from tests.torture import world
 from tests.torture.checker import Evidence, check, read_books, read_evidence
 from tests.torture.client import fetch
-from tests.torture.driver import Journal, Load
-from tests.torture.processes import Gateway, provider, routerx
+from tests.torture.driver import RETRY_S, Journal, Load
+from tests.torture.processes import Gateway, Zygote, provider, routerx
 
 STOP_S_MAX = 20.0
+RESTLESS_TRIES = 20
+RESTLESS_S = 0.02
 
 
 class Report(msgspec.Struct):
@@ -44,6 +48,8 @@ class Arena:
         self.gateway = Gateway(self.config)
         self.journal = Journal(folder / "driver.journal")
         self.ledger = folder / "data" / "ledger.db"
+        self.opening: dict[str, int] = {}
+        """Of tenants beside the world's, in nano-USD."""
 
     async def status(self) -> Any:
         """The admin API's status."""
@@ -55,6 +61,15 @@ class Arena:
         _, body = await fetch(self.gateway.port, "GET", f"/admin/v1/tenants/{tenant}", world.ADMIN_KEY)
         return int(json.loads(body)["funds"]["balance_nano"])
 
+    async def restless(self) -> list[str]:
+        """What is wrong with a gateway that has nothing to do: nothing may be held (I3)."""
+        for _ in range(RESTLESS_TRIES):  # Callers who left may be noticed a moment later.
+            held = (await self.status())["ledger"]["held_nano"]
+            if held == 0:
+                return []
+            await asyncio.sleep(RESTLESS_S)
+        return [f"held: {held} nano-USD are held although nothing is under way"]
+
     async def unclean_start(self) -> list[str]:
         """What is wrong with the start that has just been: nothing may be held, nothing be complained of."""
         held = (await self.status())["ledger"]["held_nano"]
@@ -63,12 +78,12 @@ class Arena:
 
     def evidence(self) -> Evidence:
         return read_evidence(
-            self.seed, world.opening(), self.folder / "driver.journal", self.folder / "provider.journal"
+            self.seed, world.opening() | self.opening, self.folder / "driver.journal", self.folder / "provider.journal"
         )
 
     def verdict(self, *, unkilled: bool = False) -> list[str]:
-        """Checker and `routerx ledger verify` on the ledger of a gateway that has ended."""
-        found = check(self.evidence(), read_books(self.ledger), unkilled=unkilled)
+        """The judgement, and the exit code of `routerx ledger verify`, on the ledger of a gateway that has ended."""
+        found = judge(self.ledger, self.evidence(), unkilled=unkilled)
         verified = routerx("ledger", "verify", "--file", str(self.ledger), "--json", cwd=self.folder)
         if verified.returncode != 0:
             found.append(f"ledger verify: exit {verified.returncode}: {verified.stdout}{verified.stderr}")
@@ -80,12 +95,20 @@ class Arena:
         return [] if code == 0 else [f"SIGTERM: exit code {code} after {took_s:.2f} s: {self.gateway.log_text()}"]
 
 
+def judge(ledger: Path, evidence: Evidence, *, unkilled: bool = False) -> list[str]:
+    """All that is wrong with a ledger: by the journals of those outside, and by its own invariants."""
+    found = check(evidence, read_books(ledger), unkilled=unkilled)
+    return found + list(verify_file(str(ledger)).violations)
+
+
 @contextlib.asynccontextmanager
-async def arena(folder: Path, seed: int) -> AsyncIterator[Arena]:
-    """A fresh folder, with the provider running and the gateway not yet started; all ends with it."""
+async def arena(folder: Path, seed: int, zygote: Zygote | None = None) -> AsyncIterator[Arena]:
+    """A fresh folder, with the provider running and the gateway not yet started; all ends with it. Without a zygote the
+    gateway is the installed program."""
     _make_folder(folder)
     with provider(seed, folder / "provider.journal") as port:
         made = Arena(folder, seed, port)
+        made.gateway.zygote = zygote
         world.write(made.config, world.config(port))
         try:
             yield made
@@ -95,9 +118,9 @@ async def arena(folder: Path, seed: int) -> AsyncIterator[Arena]:
 
 
 @contextlib.asynccontextmanager
-async def load(made: Arena, *, aborts: float) -> AsyncIterator[Load]:
+async def load(made: Arena, *, aborts: float, retry_s: float = RETRY_S) -> AsyncIterator[Load]:
     """The lanes, their gate still closed."""
-    lanes = Load(made.seed, made.journal, aborts=aborts)
+    lanes = Load(made.seed, made.journal, aborts=aborts, retry_s=retry_s)
     try:
         yield lanes
     finally:

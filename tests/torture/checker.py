@@ -25,8 +25,9 @@ RULES = {
     "unearned": "a request that was refused or broke off is charged",
     "unexplained": "a charge that no request of the journal explains",
     "rowless": "a request was dispatched by a gateway that was not killed, and has no row",
-    "credit": "a top-up is missing, doubled, or not as it was sent",
-    "balance": "a balance is not opening plus top-ups less charges",
+    "credit": "a top-up or refund is missing, doubled, or not as it was sent",
+    "overspent": "a request whose price was known beforehand was let in although the balance did not pay for it",
+    "balance": "a balance is not opening plus top-ups and refunds less charges",
     "books": "all balances together are not 0",
     "floor": "a tenant's balance is below 0",
     "answer": "a caller saw an answer that cannot be right",
@@ -59,11 +60,13 @@ class Row(msgspec.Struct):
     id: str
     tenant: str
     key_id: str
+    model: str
     outcome: str
     written_off: int
     usage: str | None
     usage_source: str
     held: int
+    attempts: int
     started_ns: int
 
 
@@ -95,7 +98,8 @@ class _Usage(msgspec.Struct):
 
 
 ROWS = """
-SELECT r.n, r.id, a.name, r.key_id, r.outcome, r.written_off, r.usage, r.usage_source, r.held, r.started_ns
+SELECT r.n, r.id, a.name, r.key_id, r.model, r.outcome, r.written_off, r.usage, r.usage_source, r.held, r.attempts,
+  r.started_ns
 FROM requests AS r JOIN accounts AS a ON a.id = r.tenant ORDER BY r.n"""
 TRANSFERS = """
 SELECT t.id, t.kind, iif(d.kind = 'tenant', d.name, d.kind), iif(c.kind = 'tenant', c.name, c.kind), t.amount, a.name,
@@ -176,6 +180,8 @@ class _Check:
             if charges := self._charges.get(row.n):
                 yield from self._charge(row, charges, number)
                 charged.update([number] if number is not None else [])
+            if row.written_off and row.model == oracle.PRICED_PER_REQUEST:
+                yield f"overspent: request {number} ({row.id}) of {row.tenant} by {row.written_off}"
         yield from (f"twice: request {n} is charged under {times} ids" for n, times in charged.items() if times > 1)
         known = {row.n for row in self._books.rows}
         yield from (f"unexplained: charges of row {n}, which is not there" for n in self._charges if n not in known)
@@ -203,11 +209,13 @@ class _Check:
         return numbers
 
     def _leaver(self, row: Row, taken: set[int]) -> Sent | None:
-        """The last one of this key who sent before the row was started."""
+        """The last one of this key who sent before the row was started, and was dispatched if the row says so."""
         before = [
             sent
             for sent in self._leavers[row.key_id]
-            if sent.number not in taken and sent.at_ns <= row.started_ns <= sent.at_ns + LATE_NS
+            if sent.number not in taken
+            and sent.at_ns <= row.started_ns <= sent.at_ns + LATE_NS
+            and (self._evidence.dispatched[sent.number] or not row.attempts)
         ]
         return max(before, key=lambda sent: sent.at_ns, default=None)
 
@@ -258,20 +266,21 @@ class _Check:
     def _credits(self) -> Iterator[str]:
         seen: Counter[str] = Counter()
         for transfer in self._books.transfers:
-            if transfer.kind != "topup":
+            if transfer.kind not in ("topup", "refund"):
                 continue
             reference = transfer.reference if transfer.reference is not None else ""
             seen[reference] += 1
             credit = self._evidence.credits.get(reference)
-            if credit is None or (credit.tenant, credit.nano) != (transfer.credit, transfer.amount):
-                yield f"credit: transfer {transfer.id} of {transfer.amount} to {transfer.credit} was not sent so"
+            is_so = (transfer.kind, transfer.credit, transfer.amount)
+            if credit is None or (credit.kind, credit.tenant, credit.nano) != is_so:
+                yield f"credit: transfer {transfer.id} ({is_so}) was not sent so"
         yield from (f"credit: {name} is there {times} times" for name, times in seen.items() if times > 1)
         yield from (f"credit: {name} is missing" for name in sorted(self._evidence.acknowledged - seen.keys()))
 
     def _balances(self) -> Iterator[str]:
         due = dict(self._evidence.opening)
         for transfer in self._books.transfers:
-            if transfer.kind == "topup":
+            if transfer.kind in ("topup", "refund"):
                 due[transfer.credit] = due.get(transfer.credit, 0) + transfer.amount
             elif transfer.kind == "charge":
                 due[transfer.debit] = due.get(transfer.debit, 0) - transfer.amount

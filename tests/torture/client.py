@@ -42,6 +42,8 @@ class Caller:
     """One keep-alive connection, opened anew where it was lost."""
 
     def __init__(self) -> None:
+        self.phase = ""
+        """Of the request under way: `asking` until its answer begins, then `answered`."""
         self._port = 0
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -54,12 +56,14 @@ class Caller:
             async with asyncio.timeout(ANSWER_S_MAX):
                 await self._connect(port)
                 assert self._writer is not None
+                self.phase = "asking"
                 self._writer.write(request)
                 if leaving is Leaving.EARLY:
                     await asyncio.sleep(after_s)
                     return self._leave(asked, seen)
                 status, headers = await self._head()
                 seen.status, seen.request_id = status, headers["x-request-id"]
+                self.phase = "answered"
                 if leaving is Leaving.MIDWAY and "transfer-encoding" in headers:
                     await self._chunk()
                     await asyncio.sleep(after_s)
@@ -118,8 +122,8 @@ class Caller:
             return Saw(asked.number, "refused", seen.status, seen.request_id, code)
         if asked.kind is not Kind.STREAMED:
             _judge_answer(json.loads(body), asked)
-        elif (code := _judge_stream(bytes(body), asked)) is not None:
-            return Saw(asked.number, "broke_off", seen.status, seen.request_id, code)
+        elif (broke := _judge_stream(bytes(body), asked)) is not None:
+            return Saw(asked.number, "broke_off", seen.status, seen.request_id, broke)
         return Saw(asked.number, "complete", seen.status, seen.request_id)
 
 

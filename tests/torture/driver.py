@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -36,11 +37,12 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Credit(msgspec.Struct, frozen=True):
-    """A top-up: journalled when it is first sent, and again when the gateway has acknowledged it."""
+    """A top-up or refund: journalled when it is first sent, and again when the gateway has acknowledged it."""
 
     reference: str
     tenant: str
     nano: int
+    kind: str = "topup"
 
 
 class Journal:
@@ -75,8 +77,10 @@ class Journal:
 class Load:
     """Lanes that send while the gate is open. `aborts`: share of callers who leave before the end."""
 
-    def __init__(self, seed: int, journal: Journal, *, aborts: float, lanes: int = world.LANES) -> None:
+    def __init__(self, seed: int, journal: Journal, *, aborts: float, retry_s: float = RETRY_S) -> None:
         self.journal = journal
+        self._retry_s = retry_s
+        self._callers = [Caller() for _ in range(world.LANES)]
         self.port = 0
         self.unexpected: list[Saw] = []
         """Ends other than `complete` and `left`, in order."""
@@ -85,13 +89,17 @@ class Load:
         self._gate = asyncio.Event()
         self._busy = 0
         self._credits = 0
-        self._tasks = [asyncio.ensure_future(self._lane(lane)) for lane in range(lanes)]
+        self._tasks = [asyncio.ensure_future(self._lane(lane)) for lane in range(world.LANES)]
         self._tasks.append(asyncio.ensure_future(self._cashier()))
 
     @property
     def busy(self) -> int:
         """Requests under way."""
         return self._busy
+
+    def phases(self) -> Counter[str]:
+        """How many of the lanes' requests are in which phase."""
+        return Counter(caller.phase for caller in self._callers if caller.phase)
 
     def open(self, port: int) -> None:
         """Let the lanes send, to this port."""
@@ -132,19 +140,20 @@ class Load:
             saw = await caller.call(self.port, request_of(asked, key, model), asked, leave)
             self.journal.seen(saw)
         finally:
+            caller.phase = ""
             self._busy -= 1
         if saw.end not in ("complete", "left"):
             self.unexpected.append(saw)
         return saw
 
     async def _lane(self, lane: int) -> None:
-        caller = Caller()
+        caller = self._callers[lane]
         try:
             while True:
                 await self._gate.wait()
                 saw = await self.one(caller, world.lane_key(lane), world.tenant_of(lane))
                 if saw.end in ("cut", "refused"):
-                    await asyncio.sleep(RETRY_S)  # It is ending; the gate is about to close.
+                    await asyncio.sleep(self._retry_s)  # It is ending; the gate is about to close.
         finally:
             caller.close()
 
@@ -158,7 +167,7 @@ class Load:
             while True:
                 if await self._top_up(credit):
                     break
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
             self.journal.credited(credit)
             await asyncio.sleep(TOPUP_PAUSE_S)
 

@@ -25,8 +25,14 @@ REQUEST_NANO = 1_000_000_000
 
 OUTPUT_MAX = 60
 
-FAULTS = 0.04
-"""Share of requests whose first call the provider fails."""
+SPARE_FACTOR = 3
+"""The spare provider of the chat model costs so many times as much by token, and the same by request."""
+
+FAULTS = 0.08
+"""Share of embeddings whose first call the provider fails: the gateway tries again."""
+
+FALLBACKS = 0.04
+"""Share of chats that only the spare provider answers: the gateway falls back to it, and charges its price."""
 
 
 class Kind(StrEnum):
@@ -63,6 +69,7 @@ class Script(NamedTuple):
     gap_s: float
     """Between them."""
     fails_first: bool
+    falls_back: bool
 
     @property
     def echo(self) -> str:
@@ -90,7 +97,8 @@ def script(seed: int, number: int, model: str | None = None) -> Script:
         head_s=rng.uniform(0, 0.015),
         frames=rng.randint(3, 10),
         gap_s=rng.uniform(0, 0.006),
-        fails_first=rng.random() < FAULTS,
+        fails_first=rng.random() < FAULTS and kind is Kind.EMBEDDED,
+        falls_back=rng.random() < FALLBACKS and kind is not Kind.EMBEDDED and model is None,
     )
 
 
@@ -111,5 +119,6 @@ def cost_nano(seed: int, number: int, tenant: str) -> int:
     else:
         text = asked.completion_tokens - asked.reasoning_tokens
         pico = (number - asked.cached_tokens) * CHAT_INPUT + asked.cached_tokens * CHAT_CACHED
-        pico += text * CHAT_OUTPUT + asked.reasoning_tokens * CHAT_REASONING + CHAT_REQUEST_NANO * 1000
+        pico += text * CHAT_OUTPUT + asked.reasoning_tokens * CHAT_REASONING
+        pico = pico * (SPARE_FACTOR if asked.falls_back else 1) + CHAT_REQUEST_NANO * 1000
     return math.ceil(Fraction(pico, 1000) * Fraction(10_000 + MARKUP_BP.get(tenant, 0), 10_000))

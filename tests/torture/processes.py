@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -57,6 +58,77 @@ def provider(seed: int, journal: Path) -> Iterator[int]:
         child.communicate()
 
 
+class Child(Protocol):
+    """What a Popen can do, of a process that the zygote forked as well."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+    def terminate(self) -> None: ...
+
+
+class Zygote:
+    """Forks gateways (tests/torture/zygote.py). Answers come at once, so that asking may block."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.zygote"],
+            cwd=ROOT,
+            env=clean_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def spawn(self, config: Path, log: Path, faults: tuple[str, ...]) -> "Forked":
+        pid = self.ask({"type": "Spawn", "config": str(config.absolute()), "log": str(log), "faults": faults})
+        assert pid is not None
+        return Forked(self, pid)
+
+    def ask(self, order: dict[str, object]) -> int | None:
+        """One order (Spawn or Wait, see there) and its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+        self._process.stdin.flush()
+        return msgspec.json.decode(self._process.stdout.readline(), type=int | None)
+
+    def close(self) -> None:
+        """Its children end with it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Forked:
+    """A gateway that the zygote forked."""
+
+    def __init__(self, parent: Zygote, pid: int) -> None:
+        self._parent = parent
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        return self._parent.ask({"type": "Wait", "pid": self.pid, "block": False})
+
+    def wait(self) -> int | None:
+        return self._parent.ask({"type": "Wait", "pid": self.pid, "block": True})
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+
 class LogLine(msgspec.Struct):
     level: str
     message: str
@@ -67,23 +139,35 @@ class GatewayFailed(Exception):
 
 
 class Gateway:
-    """RouterX as installed, started, killed and started again on one configuration file."""
+    """RouterX, started, killed and started again on one configuration file: as installed, or forked by a zygote."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
         self.port = 0
         self.pid = 0
         self.starts = 0
-        self._child: subprocess.Popen[bytes] | None = None
+        self.faults: tuple[str, ...] = ()
+        """To plant into it; only the zygote can."""
+        self.zygote: Zygote | None = None
+        """None: start the installed program."""
+        self._child: Child | None = None
         self._log = config.with_name("gateway.log")
 
     def spawn(self) -> None:
         """Start it and do not wait."""
         assert self._child is None
         self.starts += 1
-        self._log = self.config.with_name(f"gateway-{self.starts}.log")
+        self._log = self.config.with_name(f"gateway-{self.starts}.log").absolute()
+        if self.zygote is not None:
+            self._child = self.zygote.spawn(self.config, self._log, self.faults)
+        else:
+            assert not self.faults
+            self._child = self._popen()
+        self.pid = self._child.pid
+
+    def _popen(self) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:
-            self._child = subprocess.Popen(
+            return subprocess.Popen(
                 [COMMAND, "serve", "-c", str(self.config)],
                 cwd=self.config.parent,
                 env=clean_environment(),
@@ -92,7 +176,6 @@ class Gateway:
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 One system call, which takes no lock.
             )
-        self.pid = self._child.pid
 
     async def start(self) -> float:
         """Start it and wait until it is ready; returns the seconds that took. Raises GatewayFailed."""
@@ -128,7 +211,7 @@ class Gateway:
         return code, took_s
 
     def log_text(self) -> str:
-        return self._log.read_text("utf-8", "replace")
+        return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
 
     def complaints(self) -> list[str]:
         """Lines of this start's log that are no information: errors, and what is no log line at all."""
@@ -152,8 +235,9 @@ class Gateway:
 
     def _assert_running(self) -> None:
         assert self._child is not None
-        if self._child.poll() is not None:
-            raise GatewayFailed(f"it ended with exit code {self._child.returncode}: {self.log_text()}")
+        code = self._child.poll()
+        if code is not None:
+            raise GatewayFailed(f"it ended with exit code {code}: {self.log_text()}")
 
     def _find_port(self) -> bool:
         _, found, rest = self.log_text().partition("serves http://127.0.0.1:")

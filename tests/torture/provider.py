@@ -1,5 +1,7 @@
 """The scripted provider, a process of its own: `python -m tests.torture.provider SEED JOURNAL`. Prints its port.
 
+It is two: what is asked under /spare is answered by the spare one, and each fails what is the other's to answer.
+
 It reads the number of a request from the body's `user` and plays that request's script. The journal gets a line with
 the number before anything of the answer is sent: what is not in it was never asked for.
 """
@@ -39,6 +41,7 @@ class Provider:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False when the connection is over."""
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        is_spare = head.startswith(b"post /spare/")
         length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
         body = json.loads(await reader.readexactly(length))
         number = int(body["user"])
@@ -50,7 +53,7 @@ class Provider:
             await self._endless(writer, asked)
             return False
         await asyncio.sleep(asked.head_s if load else SLOW_HEAD_S)
-        if load and asked.fails_first and calls == 1:
+        if load and (asked.falls_back is not is_spare or (asked.fails_first and calls == 1)):
             if number % 2:
                 return False  # Without a word.
             writer.write(whole(b'{"error":{"message":"try again","type":"server_error"}}', "503 Service Unavailable"))

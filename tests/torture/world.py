@@ -58,11 +58,7 @@ def money(nano: int) -> str:
 
 def config(provider_port: int, extra_models: str = "") -> str:
     """The whole file. `extra_models`: lines to stand under `models`."""
-    chat = (
-        f'{{input: "{usd(oracle.CHAT_INPUT)}", cached_input: "{usd(oracle.CHAT_CACHED)}", '
-        f'output: "{usd(oracle.CHAT_OUTPUT)}", reasoning: "{usd(oracle.CHAT_REASONING)}", '
-        f'request: "{money(oracle.CHAT_REQUEST_NANO)}"}}'
-    )
+    chat, spare = chat_price(1), chat_price(oracle.SPARE_FACTOR)
     plans = "".join(f'  {name}: {{billing: prepaid, markup: "{bp / 100}%"}}\n' for name, bp in oracle.MARKUP_BP.items())
     return f"""\
 tenants: {{{_tenants()}}}
@@ -71,17 +67,28 @@ server: {{listen: "127.0.0.1:0", data_dir: data, admin_keys: ["{digest(ADMIN_KEY
   health_interval: 0s}}
 providers:
   stub: {{base_url: "http://127.0.0.1:{provider_port}/v1", keys: ["${{file:upstream.key}}"]}}
+  spare: {{base_url: "http://127.0.0.1:{provider_port}/spare/v1", keys: ["${{file:upstream.key}}"]}}
 include: [tenants.d/*.yaml]
 plans:
 {plans}  ten: {{billing: prepaid}}
 models:
-  {oracle.CHAT}: {{endpoints: [{{provider: stub, price: {chat}}}]}}
+  {oracle.CHAT}:
+    endpoints: [{{provider: stub, priority: 1, price: {chat}}}, {{provider: spare, priority: 2, price: {spare}}}]
   {oracle.ENDLESS}: {{endpoints: [{{provider: stub, price: {chat}}}]}}
   {oracle.EMBEDDING}:
     kind: embedding
     endpoints: [{{provider: stub, price: {{input: "{usd(oracle.EMBEDDING_INPUT)}"}}}}]
   {oracle.PRICED_PER_REQUEST}: {{endpoints: [{{provider: stub, price: {{request: "{money(oracle.REQUEST_NANO)}"}}}}]}}
 {extra_models}{POLICY}"""
+
+
+def chat_price(factor: int) -> str:
+    """As YAML has it, tokens at `factor` times the oracle's prices."""
+    return (
+        f'{{input: "{usd(factor * oracle.CHAT_INPUT)}", cached_input: "{usd(factor * oracle.CHAT_CACHED)}", '
+        f'output: "{usd(factor * oracle.CHAT_OUTPUT)}", reasoning: "{usd(factor * oracle.CHAT_REASONING)}", '
+        f'request: "{money(oracle.CHAT_REQUEST_NANO)}"}}'
+    )
 
 
 def _tenants() -> str:

@@ -1,0 +1,145 @@
+"""Faults of a gateway, and a slow disk: planted into a process of the torture alone, which asks for them by name.
+
+Each is a mistake that gateways do make. Nothing in the program knows of them: a method is put in another's place
+before the program starts. The checker has to tell each of them from the gateway as it is.
+"""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from routerx.domain.record import BillingMode, Outcome, RequestRecord
+from routerx.gateway import pipeline
+from routerx.gateway.context import RequestContext
+from routerx.gateway.pipeline import Gateway
+from routerx.gateway.settle import Settler
+from routerx.ledger.batch import Batch
+from routerx.ledger.books import Books
+from routerx.ledger.ops import Op, Settle
+
+BEHIND_S = 0.25
+SLOW_FLUSH_S = 0.08
+
+
+def settle_skipped_on_disconnect() -> None:
+    """Who hangs up leaves neither row nor charge."""
+    proper = Settler.settle
+
+    def settle(self: Settler, ctx: RequestContext) -> RequestRecord | None:
+        if not ctx.outcome.startswith("client_gone"):
+            return proper(self, ctx)
+        ctx.settled = True
+        if ctx.lease is not None:
+            ctx.lease.release(0)
+        if ctx.hold is not None:
+            self._ledger.release(ctx.hold)
+        return None
+
+    Settler.settle = settle  # type: ignore[method-assign]
+
+
+def charge_before_hold() -> None:
+    """What a request may cost is charged when it comes in."""
+    proper = Gateway._begin
+
+    def begin(self: Gateway, ctx: RequestContext) -> None:
+        proper(self, ctx)
+        assert ctx.hold is not None
+        record = self._parts.settler._record(ctx)
+        cost_nano = ctx.hold.amount_nano
+        self._parts.ledger.settle(msgspec.structs.replace(record, cost_nano=cost_nano, billing=BillingMode.PAID), None)
+
+    Gateway._begin = begin  # type: ignore[method-assign]
+
+
+def write_behind() -> None:
+    """Charges are acknowledged at once and written a little later."""
+    proper = Books.submit
+
+    def submit(self: Books, op: Op) -> None:
+        if not isinstance(op, Settle):
+            proper(self, op)
+            return
+        if op.future is not None:
+            op.future.set_result(None)
+        self._loop.call_later(BEHIND_S, proper, self, op)
+
+    Books.submit = submit  # type: ignore[method-assign]
+
+
+def no_hold_at_all() -> None:
+    """Everybody is let in, and the balance is looked at when the answer is there."""
+
+    def place_hold(ledger: object, caller: object, *rest: object) -> object:
+        return ledger.hold(caller.tenant, 0, caller)  # type: ignore[attr-defined]
+
+    pipeline.place_hold = place_hold  # type: ignore[assignment, attr-defined]
+
+
+def hold_leaked_on_an_error_path() -> None:
+    """A request that did not end well keeps its hold."""
+    proper = Settler.settle
+
+    def settle(self: Settler, ctx: RequestContext) -> RequestRecord | None:
+        if ctx.outcome != Outcome.OK:
+            ctx.hold = None
+        return proper(self, ctx)
+
+    Settler.settle = settle  # type: ignore[method-assign]
+
+
+def done_before_commit() -> None:
+    """The end of an answer does not wait for its charge."""
+
+    async def settle_durably(self: Gateway, ctx: RequestContext) -> None:
+        ctx.outcome = Outcome.OK
+        ctx.http_status = 200
+        self._settle(ctx)
+
+    Gateway._settle_durably = settle_durably  # type: ignore[method-assign]
+
+
+def retry_charges() -> None:
+    """An attempt that failed is charged like the one that answered."""
+    proper = Settler.settle
+
+    def settle(self: Settler, ctx: RequestContext) -> RequestRecord | None:
+        record = proper(self, ctx)
+        if record is not None and record.outcome == Outcome.OK and len(record.attempts) > 1:
+            self._ledger.settle(msgspec.structs.replace(record, id=f"{record.id}-retry"), None)
+        return record
+
+    Settler.settle = settle  # type: ignore[method-assign]
+
+
+def slow_disk() -> None:
+    """No fault: every batch of charges takes its time, as on a busy disk."""
+    proper = Batch.flush
+
+    def flush(self: Batch) -> None:
+        if self._requests:
+            time.sleep(SLOW_FLUSH_S)
+        proper(self)
+
+    Batch.flush = flush  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    plant.__name__: plant
+    for plant in (
+        settle_skipped_on_disconnect,
+        charge_before_hold,
+        write_behind,
+        no_hold_at_all,
+        hold_leaked_on_an_error_path,
+        done_before_commit,
+        retry_charges,
+        slow_disk,
+    )
+}
+
+
+def plant(name: str) -> None:
+    """Put one in its place. Raises KeyError."""
+    PLANTS[name]()
