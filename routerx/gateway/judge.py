@@ -133,10 +133,10 @@ def _gathered(ctx: RequestContext, attempt: Attempt, reply: UpstreamReply, body:
     script = attempt.script
     events = gathered(script, body, ctx.inbound.request_id)
     if isinstance(events, Failure):
-        return events
+        return _before_output(events)
     verdict = judged(events)
     if isinstance(verdict, Failure):
-        return verdict
+        return _before_output(verdict)
     told, lost = tell_gathered(script, ctx, events)
     ctx.flags.append("coerced")
     ctx.dropped = tuple(sorted({*script.dropped, *lost}))
@@ -172,7 +172,7 @@ async def _beginning(
         elif len(head) > HEAD_BYTES_MAX:
             return Failure(FailureKind.EVENT_TOO_LARGE, f"No content within {HEAD_BYTES_MAX} bytes of stream.")
     if not (is_open and tap.has_content) and (failure := tap.close()) is not None:
-        return failure
+        return _before_output(failure)
     ctx.dropped = script.dropped
     return StreamCommit(
         attempt.candidate, attempt.credential, reply, attempt.started_s, tap, bytes(head), _given_chars(script)

@@ -140,6 +140,25 @@ async def test_stream_cut_anywhere_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (await gw.chat(stream=True)).body == whole.body
 
 
+FEED = [sse(chunk("Hel")), sse(chunk("lo")), sse(chunk(None, "stop")), sse(chunk(None, usage=usage_of(7, 3))), DONE]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+async def test_event_of_several_lines_is_one_event_wherever_it_is_cut(tmp_path: Path, end: bytes) -> None:  # 42
+    lines = [frame.replace(b'"choices":', b'"choices":\ndata: ').replace(b"\n", end) for frame in FEED]
+    plain = Stream(frames=lines)
+    async with ScriptedUpstream() as up, running(tmp_path, config(up.url)) as gw:
+        bodies = []
+        for behaviour in (plain, replace(plain, cut=1)):
+            up.default = behaviour
+            reply = await gw.chat(stream=True)
+            assert reply.body.startswith(b"".join(lines[:3]))
+            bodies.append(reply.body)
+            row = await gw.settled()
+            assert (row.outcome, row.usage_source, row.cost_nano) == ("ok", "provider", UP_COST)
+        assert bodies[0] == bodies[1]
+
+
 async def test_request_body_reaches_the_provider_with_one_model_and_nothing_lost(tmp_path: Path) -> None:  # 66
     async with ScriptedUpstream() as up, running(tmp_path, config(up.url)) as gw:
         body = json.dumps({"model": "nobody", "messages": HELLO, "odd": 1.0}).encode()[:-1] + b',"model":"solo"}'

@@ -1,5 +1,7 @@
 """Rows 24 to 52 of the table of faults: what providers say."""
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -7,10 +9,13 @@ from typing import Any
 
 from routerx.dialects import retry_after
 from routerx.routing import credentials
+from tests.flow.faults.gear import hung_up
 from tests.flow.faults.kit import (
     ELSEWHERE,
+    HEARD,
     RETRIED,
     TELLING,
+    TIMER_SHARE,
     Cells,
     Effect,
     Expect,
@@ -26,7 +31,8 @@ from tests.flow.faults.kit import (
     only_streams,
 )
 from tests.flow.flow_kit import UP_COST, chunk, completion
-from tests.support.upstream import DONE, Html, Json, Ok, Peer, Status, Stream, sse, usage_of
+from tests.support.gateway import UPSTREAM_KEY
+from tests.support.upstream import DONE, End, Html, Json, Ok, Peer, Status, Stream, sse, usage_of
 
 TODAY = "Sat, 21 Nov 2026 09:00:00 GMT"
 """A date is read against the date of the reply that names it."""
@@ -70,8 +76,14 @@ def frames(*parts: bytes, cut: int | None = None) -> Play:
 
 
 def after_hel(*parts: bytes) -> Play:
-    """`Hel`, and when the caller has it, the rest."""
-    return lambda gate: Stream(frames=(HEL, *parts), gates={1: gate})
+    """`Hel`, and when the caller has it, the rest; then silence: who waits for more waits in vain."""
+    return lambda gate: endless(HEL, *parts, gate=gate)
+
+
+def endless(*parts: bytes, gate: asyncio.Event | None = None) -> Stream:
+    """These frames, and a connection that the provider does not close."""
+    gates = {} if gate is None else {1: gate}
+    return Stream(frames=(*parts, b""), stop_after=len(parts), end=End.STALL, gates=gates)
 
 
 # --- gear and checks ---------------------------------------------------------------------------------------------
@@ -99,6 +111,35 @@ def windows(up: int, spare: int) -> Gear:
 
 async def is_estimated(ran: Ran) -> None:
     assert ran.row.usage_source.value == "estimated"
+    assert ran.row.usage is not None
+    assert ran.row.cost_nano <= ran.row.held_nano
+
+
+async def has_rested(ran: Ran) -> None:
+    """The key was left alone for as long as it rests, which is longer than the backoff."""
+    for before, after in itertools.pairwise(request.at_s for request in ran.scene.up.requests):
+        assert after - before >= COOL_S * TIMER_SHARE
+
+
+async def is_over(ran: Ran) -> None:
+    """Nothing runs on that nobody reads, and the books know what the house may have to pay for."""
+    await hung_up(ran)
+    assert ran.row.usage is not None
+
+
+async def is_the_same_uncut(ran: Ran) -> None:
+    """Bytes to the caller do not depend on how those of the provider were cut."""
+    cut = ran.scene.up.default
+    assert isinstance(cut, Stream)
+    ran.scene.up.default = replace(cut, cut=None)
+    whole = await ran.gateway.chat("duo" if ran.scene.cell.duo else "solo", stream=True)
+    await ran.gateway.settled()
+    assert ran.reply.body == whole.body
+
+
+async def is_not_told_of_usage(ran: Ran) -> None:
+    """Who did not ask for usage does not get it, though the gateway did."""
+    assert not ran.scene.cell.stream or b"usage" not in ran.reply.body
 
 
 async def is_served_by_another(ran: Ran) -> None:
@@ -145,6 +186,7 @@ def limited(name: str, after: str | None, told: str | None = None) -> Row:
         failing("upstream_429", 429, "upstream_rate_limited", up=ELSEWHERE, effect=Effect.COOLED, retry_after=told),
         always(Status(429, headers=headers, code="rate_limit_exceeded")),
         gear=short_rests,
+        check=has_rested,
     )
 
 
@@ -165,13 +207,25 @@ def midway(number: int, name: str, play: Play, outcome: str, code: str, effect: 
         solo, duo = broken(outcome, code, rescued=rescued, effect=effect)
         cells = Cells(HAS_NO_EVENTS, HAS_NO_EVENTS, solo, duo)
         spares = always(Stream([spare[:3], spare[3:]]))
-        rows.append(Row(number, f"{name}_{'same' if rescued else 'other'}", cells, play, spare=spares, until=TELLING))
+        rows.append(
+            Row(
+                number,
+                f"{name}_{'same' if rescued else 'other'}",
+                cells,
+                play,
+                spare=spares,
+                until=TELLING,
+                check=is_over,
+            )
+        )
     return rows
 
 
 FAILED_5XX = failing("upstream_5xx", 502, "upstream_error", up=RETRIED)
 IN_200 = failing("upstream_200_error", 502, "upstream_error", up=RETRIED)
 CRLF = b"".join(WHOLE).replace(b"\n", b"\r\n")
+POINTS = 'data: {"choices":[{"index":0,"delta":{"content":"hé✓🙂"}}]}\n\n'
+LEAKING = {"error": {"message": f"The key {UPSTREAM_KEY} may not do that.", "type": "x", "code": None}}
 ODD = b"\xef\xbb\xbf: a comment\n\nretry: 5\n\n" + b"".join(WHOLE)
 
 ROWS: tuple[Row, ...] = (
@@ -204,21 +258,30 @@ ROWS: tuple[Row, ...] = (
     *(
         Row(
             31,
-            f"key_refused_{status}",
+            f"key_refused_{name}",
             failing("upstream_auth_failed", 502, "upstream_auth_failed", effect=Effect.QUARANTINED),
-            always(Status(status)),
+            always(reply),
         )
-        for status in (401, 403)
+        for name, reply in (("401", Status(401)), ("403", Status(403)), ("by_name", Status(401, LEAKING)))
     ),
     Row(32, "own_key_refused", Cells(*[OTHER_KEY] * 4)),
     *(
         Row(
             33,
-            f"rejected_{status}",
+            f"rejected_{name}",
             failing("upstream_4xx", status, "upstream_rejected", falls_back=False, effect=Effect.NONE),
-            always(Status(status)),
+            always(Status(status, body)),
         )
-        for status in (400, 404, 413, 422)
+        for name, status, body in (
+            *((str(status), status, None) for status in (400, 404, 413, 422)),
+            ("naming_the_key", 400, LEAKING),
+        )
+    ),
+    Row(
+        34,
+        "context_and_unknown_windows",
+        failing("upstream_context_exceeded", 400, "context_length_exceeded", falls_back=False, effect=Effect.NONE),
+        always(Status(400, code="context_length_exceeded")),
     ),
     Row(
         34,
@@ -250,6 +313,45 @@ ROWS: tuple[Row, ...] = (
     Row(36, "error_in_a_body", IN_200, always(Json({"error": TROUBLE}))),
     Row(36, "error_as_first_event", only_streams(IN_200, HAS_NO_EVENTS), frames(sse({"error": TROUBLE}))),
     Row(
+        36,
+        "error_after_the_role",
+        only_streams(IN_200, HAS_NO_EVENTS),
+        frames(sse(chunk("")), sse({"error": TROUBLE})),
+    ),
+    Row(
+        36,
+        "error_as_first_event_cut_short",
+        only_streams(IN_200, HAS_NO_EVENTS),
+        frames(sse({"error": TROUBLE})[:-2]),
+    ),
+    Row(36, "error_as_first_event_for_json", only_buffered(IN_200, IS_STREAM), frames(sse({"error": TROUBLE}))),
+    Row(
+        36,
+        "overloaded_in_a_body",
+        failing("upstream_overloaded", 503, "upstream_overloaded", up=ELSEWHERE, effect=Effect.HALF),
+        always(Json({"error": {"type": "overloaded_error", "message": "busy"}})),
+    ),
+    Row(
+        36,
+        "account_exhausted_in_a_body",
+        failing("provider_exhausted", 503, "provider_account_exhausted", effect=Effect.QUARANTINED),
+        always(Json({"error": {"code": "insufficient_quota", "message": "no more"}})),
+    ),
+    Row(
+        36,
+        "overloaded_as_first_event",
+        only_streams(
+            failing("upstream_overloaded", 503, "upstream_overloaded", up=ELSEWHERE, effect=Effect.HALF), HAS_NO_EVENTS
+        ),
+        frames(BUSY),
+    ),
+    Row(
+        37,
+        "html_called_json",
+        failing("upstream_bad_content_type", 502, "upstream_bad_content_type"),
+        always(replace(Html(), headers={"content-type": "application/json"})),
+    ),
+    Row(
         37,
         "html",
         failing("upstream_bad_content_type", 502, "upstream_bad_content_type"),
@@ -266,6 +368,12 @@ ROWS: tuple[Row, ...] = (
         "a_stream_for_json",
         only_buffered(everywhere(good(flags=frozenset({"coerced"}))), IS_STREAM),
         frames(*WHOLE),
+    ),
+    Row(
+        39,
+        "a_cut_stream_for_json",
+        only_buffered(failing("upstream_truncated", 502, "upstream_truncated", up=RETRIED), IS_STREAM),
+        frames(HEL, LO),
     ),
     Row(40, "empty_body", failing("upstream_empty", 502, "upstream_empty_response", up=RETRIED), always(Json(b""))),
     Row(
@@ -287,14 +395,20 @@ ROWS: tuple[Row, ...] = (
         frames(b"data: {oops\n\n"),
     ),
     *midway(41, "invalid_later", after_hel(b"data: {oops\n\n"), "upstream_invalid_chunk", "upstream_invalid_chunk"),
-    Row(42, "cut_at_every_byte", only_streams(everywhere(good()), HAS_NO_EVENTS), frames(*WHOLE, cut=1)),
-    Row(42, "crlf", only_streams(everywhere(good()), HAS_NO_EVENTS), frames(CRLF, cut=3)),
-    Row(42, "bom_and_comments", only_streams(everywhere(good()), HAS_NO_EVENTS), frames(ODD, cut=5)),
-    Row(
-        42,
-        "cut_in_a_code_point",
-        only_streams(everywhere(good(text="hé✓🙂")), HAS_NO_EVENTS),
-        frames(*('data: {"choices":[{"index":0,"delta":{"content":"hé✓🙂"}}]}\n\n'.encode(), STOP, USAGE, DONE), cut=1),
+    *(
+        Row(
+            42,
+            name,
+            only_streams(everywhere(good(text=text)), HAS_NO_EVENTS),
+            frames(*parts, cut=cut),
+            check=is_the_same_uncut,
+        )
+        for name, text, parts, cut in (
+            ("cut_at_every_byte", "Hello", WHOLE, 1),
+            ("crlf", "Hello", (CRLF,), 3),
+            ("bom_and_comments", "Hello", (ODD,), 5),
+            ("cut_in_a_code_point", "hé✓🙂", (POINTS.encode(), STOP, USAGE, DONE), 1),
+        )
     ),
     Row(
         43,
@@ -316,8 +430,10 @@ ROWS: tuple[Row, ...] = (
         45,
         "done_twice",
         only_streams(everywhere(good()), "a buffered answer has no end mark"),
-        frames(*WHOLE, sse(chunk(" and more")), DONE),
+        always(endless(*WHOLE, sse(chunk(" and more")), DONE)),
+        check=hung_up,
     ),
+    Row(46, "usage_unasked_for", everywhere(good(text=HEARD)), always(Ok()), check=is_not_told_of_usage),
     Row(46, "no_usage", everywhere(good(cost_nano=None, text=None)), always(Ok(usage=None)), check=is_estimated),
     Row(47, "zero_usage", Cells(*[COSTS_NOTHING] * 4)),
     *(
@@ -328,7 +444,7 @@ ROWS: tuple[Row, ...] = (
             with_usage({"prompt_tokens": 7, "completion_tokens": value, "total_tokens": 7}),
             check=is_estimated,
         )
-        for name, value in (("negative", -3), ("text", "3"), ("enormous", 10**300))
+        for name, value in (("negative", -3), ("text", "3"), ("enormous", 10**300), ("beyond_the_hold", 10**9))
     ),
     Row(
         49,
