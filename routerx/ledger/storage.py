@@ -130,16 +130,18 @@ class Storage:
         if _size(self._options.path + "-wal") > WAL_BYTES_MAX:
             self.checkpoint("TRUNCATE")
 
-    def checkpoint(self, mode: str) -> None:
-        """Move the WAL into the database, between commits. A reader in the way only delays it."""
+    def checkpoint(self, mode: str, *, wait: bool = False) -> None:
+        """Move the WAL into the database, between commits. A reader in the way only delays it; `wait` for it at the end,
+        when no commit has to."""
         if self._connection is None:
             return
         try:
-            self._connection.execute("PRAGMA busy_timeout = 0")  # Commits do not wait for a backup that is being read.
+            patience_ms = round(self._options.busy_timeout_s * 1000)
+            self._connection.execute(f"PRAGMA busy_timeout = {patience_ms if wait else 0}")
             try:
                 self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
             finally:
-                self._connection.execute(f"PRAGMA busy_timeout = {round(self._options.busy_timeout_s * 1000)}")
+                self._connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
         except sqlite3.Error as error:
             log.warning("checkpoint of the ledger failed: %s", error)
 

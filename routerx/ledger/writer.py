@@ -112,7 +112,7 @@ class Writer:
             self._storage.keep_ballast()
             while not self._stopping:
                 self._turn()
-            self._storage.checkpoint("TRUNCATE")
+            self._storage.checkpoint("TRUNCATE", wait=True)
         except Exception as error:  # The task root of this thread.
             log.critical("the ledger's writer has died; no money is taken any more", exc_info=error)
             self._refuse(StorageUnavailable("The ledger has stopped."))
