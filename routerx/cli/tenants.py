@@ -7,13 +7,13 @@ import msgspec
 
 from routerx.cli import render
 from routerx.cli.access import open_access
+from routerx.cli.history import history_table
 from routerx.cli.keys import key_table, limit_options, limits_text, said, show_new_key, spend_text
 from routerx.cli.render import Cell, Column, money
 from routerx.cli.settings import settings_of, shared_options
 from routerx.cli.types import amount as amount_type
 from routerx.control.book_values import NewRefund
 from routerx.control.values import (
-    AuditView,
     CreatedTenant,
     NewTenant,
     PlanView,
@@ -181,18 +181,12 @@ def history(ctx: click.Context, name: str, limit: int) -> None:
     settings = settings_of(ctx)
     with open_access(settings) as access:
         rows = access.history(name, limit)
-    render.emit(settings, rows, _history)
+    render.emit(settings, rows, history_table)
 
 
 def _limited(tenant: TenantDetail) -> None:
     render.say(f"{tenant.name} has new limits.")
     render.facts([("plan", _plan(tenant.plan)), ("limits", limits_text(tenant.plan.limits) or "none")])
-
-
-def _history(rows: tuple[AuditView, ...]) -> None:
-    columns = (Column("time (UTC)"), Column("by"), Column("what"), Column("whom"), Column("about", wrap=True))
-    cells = [(render.when(row.at), row.actor, row.action, row.subject, row.detail or None) for row in rows]
-    render.table(columns, cells, "Nothing has been done yet.")
 
 
 def _table(tenants: tuple[TenantSummary, ...]) -> None:

@@ -22,8 +22,8 @@ def file(folder: Path, text: str) -> str:
     [
         (
             "tenants:\n  acme:\n    plan: std   # as agreed\n    keys: []\n  rival: {plan: std}\n",
-            'tenants:\n  acme:\n    spend_limit: "$5/day"\n    limits: {rpm: 60}\n    plan: std   # as agreed\n    keys: []\n'
-            "  rival: {plan: std}\n",
+            'tenants:\n  acme:\n    spend_limit: "$5/day"\n    limits: {rpm: 60}\n    plan: std   # as agreed\n'
+            "    keys: []\n  rival: {plan: std}\n",
         ),
         (
             "tenants:\n  acme:\n    limits:\n      tpm: 10k # many\n",
