@@ -33,11 +33,11 @@ def retry_after_s(headers: Mapping[str, str], hint: str | None = None) -> float 
     now_s = _date_s(lower.get("date", ""))
     wait_s = _milliseconds(lower.get("retry-after-ms", ""))
     if wait_s is None:
-        wait_s = _delay_s(lower.get("retry-after", ""), now_s, epoch=False)
+        wait_s = delay_s(lower.get("retry-after", ""), now_s, epoch=False)
     if wait_s is None:
         wait_s = _reset_s(lower, now_s)
     if wait_s is None and hint is not None:
-        wait_s = _delay_s(hint.strip(), now_s, epoch=False)
+        wait_s = delay_s(hint.strip(), now_s, epoch=False)
     if wait_s is None:
         return None
     return min(max(wait_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
@@ -68,7 +68,7 @@ def _named_windows(headers: Mapping[str, str], now_s: float | None) -> Iterator[
     each with its sisters that say `remaining` and `limit` in the same place."""
     for name, value in headers.items():
         if "ratelimit" in name and "reset" in name:
-            reset_s = _delay_s(value, now_s, epoch=True)
+            reset_s = delay_s(value, now_s, epoch=True)
             if reset_s is not None:
                 left = _number(headers.get(name.replace("reset", "remaining"), ""))
                 yield _Window(reset_s, left, _number(headers.get(name.replace("reset", "limit"), "")))
@@ -87,8 +87,9 @@ def _milliseconds(text: str) -> float | None:
     return None if number is None else number / 1_000
 
 
-def _delay_s(text: str, now_s: float | None, *, epoch: bool) -> float | None:
-    """Seconds, a duration, a date, or (`epoch`) a large number that can only be a time."""
+def delay_s(text: str, now_s: float | None, *, epoch: bool) -> float | None:
+    """Seconds, a duration, a date, or (`epoch`) a large number that can only be a time; negative for one that is past.
+    `now_s`: since the epoch; None where nobody knows, and no date can be read then."""
     if not text or len(text) > _LENGTH_MAX:
         return None
     number = _number(text)

@@ -336,9 +336,11 @@ class AttemptLoop:
         assert peek is not None
         result: Judgement | None = None
         try:
-            target = Target(
-                attempt.provider, attempt.credential, attempt.candidate.endpoint, attempt.candidate.timeouts
-            )
+            timeouts = attempt.candidate.timeouts
+            if ctx.attempts:  # The total is the request's: what earlier attempts took is gone.
+                left_s = max(attempt.deadline.at_s - attempt.started_s, 0.001)
+                timeouts = msgspec.structs.replace(timeouts, total_s=min(timeouts.total_s, left_s))
+            target = Target(attempt.provider, attempt.credential, attempt.candidate.endpoint, timeouts)
             call = self._preparer.call(target, attempt.script.draft, attempt.first_token_s)
             if peek.stream:
                 async with asyncio.timeout(attempt.first_token_s) as attempt.timer:

@@ -10,12 +10,12 @@ replenished"), and it comes back bit by bit: where the limit of requests is said
 of the time. How much of a limit of tokens the next call needs, nobody knows.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from multidict import istr
+
+from routerx.dialects.retry_after import delay_s
 
 _SPELLINGS = tuple(
     (istr(remaining), istr(reset), whole)  # Every answer is looked at, and these need no folding of their case.
@@ -32,10 +32,6 @@ _SPELLINGS = tuple(
     )
 )
 """What is left, when all is there again, and how many requests all is, where they come back one by one."""
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LENGTH = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h|d))+")
-_PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -47,27 +43,12 @@ def used_up_s(headers: Mapping[str, str], now_ns: int) -> float | None:
         left = headers.get(remaining)
         if left is None or left.strip() != "0":
             continue
-        wait_s = _wait_s(headers.get(reset, ""), now_ns)
+        wait_s = delay_s(headers.get(reset, "").strip(), now_ns / 1e9, epoch=True)
         if wait_s is None:
             continue
+        wait_s = max(0.0, wait_s)
         if whole is not None and _COUNT.fullmatch(requests := headers.get(whole, "").strip()):
             wait_s /= int(requests)
         if longest is None or wait_s > longest:
             longest = wait_s
     return longest
-
-
-def _wait_s(text: str, now_ns: int) -> float | None:
-    text = text.strip()
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    if _LENGTH.fullmatch(text):
-        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    wait_s = moment.timestamp() - now_ns / 1e9
-    return max(0.0, wait_s) if math.isfinite(wait_s) else None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.flow.faults.gear import SlowDrip
 from tests.flow.flow_kit import UP_COST, chunk, completion, within
-from tests.support.upstream import Endless, Gate, Raw, Silence, Stream, sse, usage_of
+from tests.support.upstream import End, Endless, Gate, Raw, Silence, Stream, sse, usage_of
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -71,3 +72,16 @@ async def test_caller_who_does_not_read_slows_the_provider_down(tmp_path: Path) 
         row = await gw.settled()
         assert (row.outcome, row.cost_nano > 0) == ("client_gone_midstream", True)
         await gw.assert_books_are_clean()
+
+
+async def test_the_total_deadline_is_the_requests_and_not_each_attempts(tmp_path: Path) -> None:
+    async with within(tmp_path, total="400ms") as (gw, up):
+        gate = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.25, gate.set)
+        up.queue(Raw([Gate(gate), b"HTTP/1.1 500 x\r\ncontent-length: 0\r\n\r\n"], End.KEEP))
+        up.default = SlowDrip()
+        began_s = asyncio.get_running_loop().time()
+        reply = await gw.chat("solo")
+        assert reply.status == 504
+        assert asyncio.get_running_loop().time() - began_s < 0.6
+        assert (await gw.settled()).attempts[0].outcome == "upstream_5xx"

@@ -74,10 +74,10 @@ NOW_NS = 1_767_225_600 * 10**9  # 2026-01-01T00:00:00Z
             },
             8.0,
         ),
-        ({"ratelimit-remaining": "0", "ratelimit-reset": "1767225630"}, None),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "1767225630"}, 30.0),
         ({"x-ratelimit-remaining-requests": "0"}, None),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "soon"}, None),
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "-5"}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "-5"}, 0.0),
     ],
 )
 def test_what_is_used_up_and_until_when(headers: dict[str, str], wait_s: float | None) -> None:
