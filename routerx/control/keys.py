@@ -9,7 +9,7 @@ from routerx.control import views
 from routerx.control.key_values import KeyDetail, KeyTermsChange, NewKeyOrder
 from routerx.control.lookup import require
 from routerx.control.values import KeyView, NewKey
-from routerx.domain.tenant import KeyTerms, SpendLimit
+from routerx.domain.tenant import KeyTerms, Period, SpendLimit
 from routerx.errors import Conflict, InvalidParameter
 from routerx.ledger.base import Ledger
 from routerx.money import format_usd
@@ -42,8 +42,7 @@ class KeyOperations:
         limit = view.spend_limit
         left_nano = None
         if limit is not None:
-            period = parse_spend_limit(f"{limit.amount_usd}/{limit.period}").period
-            left_nano = max(0, limit.amount_nano - use.spent_nano(period) - use.held_nano)
+            left_nano = max(0, limit.amount_nano - use.spent_nano(Period(limit.period)) - use.held_nano)
         return KeyDetail(
             view=view,
             requests_today=use.requests_today,

@@ -41,6 +41,10 @@ class _Party(msgspec.Struct, frozen=True, gc=False):
     account: _Account
 
 
+_Share = tuple[_Account, int | None, int]
+"""What one request took: from whose counts, under which limit on tokens, and how many tokens were reserved."""
+
+
 class _Wait(msgspec.Struct, frozen=True, gc=False):
     """One limit that is in the way."""
 
@@ -54,22 +58,21 @@ class _Wait(msgspec.Struct, frozen=True, gc=False):
 class MemoryLease:
     """One running request; see limits.base.Lease."""
 
-    __slots__ = ("_limiter", "_parties", "_reserved")
+    __slots__ = ("_limiter", "_own", "_whole")
 
-    def __init__(self, limiter: "MemoryLimiter", parties: tuple[_Party, ...], reserved: tuple[int, ...]) -> None:
+    def __init__(self, limiter: "MemoryLimiter", whole: _Share, own: _Share | None) -> None:
         self._limiter: MemoryLimiter | None = limiter
-        self._parties = parties
-        self._reserved = reserved
+        self._whole = whole
+        self._own = own
 
     def release(self, tokens_used: int | None) -> None:
         limiter, self._limiter = self._limiter, None
         if limiter is None:
             return
         limiter.in_flight -= 1
-        for party, reserved in zip(self._parties, self._reserved, strict=True):
-            party.account.in_flight -= 1
-            if party.limits.tpm is not None and tokens_used is not None:
-                party.account.tokens.correct(party.limits.tpm, reserved, tokens_used)
+        _give_back(self._whole, tokens_used)
+        if self._own is not None:
+            _give_back(self._own, tokens_used)
 
 
 class MemoryLimiter:
@@ -97,20 +100,15 @@ class MemoryLimiter:
                 f"this gateway runs {self.concurrency_max} requests at once and is full; retry in a moment",
                 retry_after_s=CONCURRENCY_WAIT_S,
             )
-        parties = self._parties(caller, now_ns)
+        limits, terms = caller.tenant.plan.limits, caller.terms
         # A refusal has no side effect: everything is asked before anything is counted.
-        longest: _Wait | None = None
-        for party in parties:
-            if _has_none(party.limits):
-                continue
-            for wait in _waits(party, tokens, now_s, now_ns):
-                if longest is None or wait.seconds > longest.seconds:
-                    longest = wait
-        if longest is not None:
-            raise _limited(longest)
-        reserved = tuple(_take(party, tokens, now_s, now_ns // DAY_NS) for party in parties)
+        if terms is not None or not _has_none(limits):
+            self._require_room(caller, tokens, now_s, now_ns)
+        day = now_ns // DAY_NS
+        whole = _take(self._account(caller.tenant.name), limits, tokens, now_s, day)
+        own = None if terms is None else _take(self._own_account(caller, now_ns), terms.limits, tokens, now_s, day)
         self.in_flight += 1
-        return MemoryLease(self, parties, reserved)
+        return MemoryLease(self, whole, own)
 
     def standings(self, caller: Principal, now_s: float, now_ns: int) -> tuple[Standing, ...]:
         return tuple(one for party in self._parties(caller, now_ns) for one in _standings(party, now_s, now_ns))
@@ -133,17 +131,30 @@ class MemoryLimiter:
                 found.append((f"x-ratelimit-reset-{name}", format_duration(nearest.reset_s)))
         return tuple(found)
 
+    def _require_room(self, caller: Principal, tokens: int, now_s: float, now_ns: int) -> None:
+        """Raises RateLimited for the limit that has to be waited for longest."""
+        longest: _Wait | None = None
+        for party in self._parties(caller, now_ns):
+            for wait in _waits(party, tokens, now_s, now_ns):
+                if longest is None or wait.seconds > longest.seconds:
+                    longest = wait
+        if longest is not None:
+            raise _limited(longest)
+
     def _parties(self, caller: Principal, now_ns: int) -> tuple[_Party, ...]:
         tenant = caller.tenant
-        account = self._account(tenant.name)
-        whole = _Party("tenant", tenant.plan.limits, account)
+        whole = _Party("tenant", tenant.plan.limits, self._account(tenant.name))
         if caller.terms is None:
             return (whole,)
-        own = account.keys.get(caller.key_id)
+        return whole, _Party("key", caller.terms.limits, self._own_account(caller, now_ns))
+
+    def _own_account(self, caller: Principal, now_ns: int) -> _Account:
+        keys = self._account(caller.tenant.name).keys
+        own = keys.get(caller.key_id)
         if own is None:
-            own = account.keys[caller.key_id] = _Account()
-            own.day, own.today = now_ns // DAY_NS, self.key_requests(tenant.name, caller.key_id)
-        return whole, _Party("key", caller.terms.limits, own)
+            own = keys[caller.key_id] = _Account()
+            own.day, own.today = now_ns // DAY_NS, self.key_requests(caller.tenant.name, caller.key_id)
+        return own
 
     def _account(self, tenant: str) -> _Account:
         account = self._accounts.get(tenant)
@@ -178,15 +189,24 @@ def _waits(party: _Party, tokens: int, now_s: float, now_ns: int) -> Iterable[_W
             yield _Wait(wait_s, "tpm", limits.tpm, what, of)
 
 
-def _take(party: _Party, tokens: int, now_s: float, day: int) -> int:
-    """Count one request; returns the tokens reserved."""
-    limits, account = party.limits, party.account
-    account.today = account.used_on(day) + 1
-    account.day = day
+def _take(account: _Account, limits: Limits, tokens: int, now_s: float, day: int) -> _Share:
+    """Count one request that has room."""
+    if account.day != day:
+        account.day, account.today = day, 0
+    account.today += 1
     account.in_flight += 1
     if limits.rpm is not None:
         account.requests.take(limits.rpm, 1, now_s)
-    return account.tokens.take(limits.tpm, tokens, now_s) if limits.tpm is not None else 0
+    if limits.tpm is None:
+        return account, None, 0
+    return account, limits.tpm, account.tokens.take(limits.tpm, tokens, now_s)
+
+
+def _give_back(share: _Share, tokens_used: int | None) -> None:
+    account, tpm, reserved = share
+    account.in_flight -= 1
+    if tpm is not None and tokens_used is not None:
+        account.tokens.correct(tpm, reserved, tokens_used)
 
 
 def _standings(party: _Party, now_s: float, now_ns: int) -> Iterable[Standing]:
