@@ -263,9 +263,13 @@ class AttemptLoop:
             now_s=now_s,
             any_error=plan.any_error,
         )
-        return decide(
+        verdict = decide(
             failure, attempt=state, policy=plan.policy, budget=self._routing.budget(key), rng=self._routing.rng
         )
+        if isinstance(verdict, Stop) and failure.kind is FailureKind.RATE_LIMITED and failure.retry_after_s is None:
+            # The provider did not say how long; the credential's own rest is when asking again has sense.
+            return Stop(msgspec.structs.replace(failure, retry_after_s=ready_in_s))
+        return verdict
 
     # --- hedging
 

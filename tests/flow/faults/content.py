@@ -177,13 +177,13 @@ def with_usage(usage: Mapping[str, Any]) -> Play:
 # --- the rows ----------------------------------------------------------------------------------------------------
 
 
-def limited(name: str, after: str | None, told: str | None = None) -> Row:
+def limited(name: str, after: str | None) -> Row:
     """429 with a Retry-After that says nothing, or no more than the least."""
     headers = {} if after is None else {"retry-after": after}
     return Row(
         28 if after is None else 30,
         name,
-        failing("upstream_429", 429, "upstream_rate_limited", up=ELSEWHERE, effect=Effect.COOLED, retry_after=told),
+        failing("upstream_429", 429, "upstream_rate_limited", up=ELSEWHERE, effect=Effect.COOLED, retry_after="1"),
         always(Status(429, headers=headers, code="rate_limit_exceeded")),
         gear=short_rests,
         check=has_rested,
@@ -251,7 +251,7 @@ ROWS: tuple[Row, ...] = (
         failing("provider_exhausted", 503, "provider_account_exhausted", effect=Effect.QUARANTINED),
         always(Status(429, code="insufficient_quota")),
     ),
-    limited("retry_after_negative", "-5", "1"),
+    limited("retry_after_negative", "-5"),
     limited("retry_after_nan", "nan"),
     resting(30, "retry_after_far", "Fri, 31 Dec 2099 23:59:59 GMT", "300"),
     resting(30, "retry_after_huge", "1000000000", "300"),
