@@ -30,6 +30,7 @@ def back_up(ledger: str, path: str, pause: Pause = no_pause) -> BackupReport:
     if os.path.exists(path):
         raise Conflict(f"There is a file {path!r} already; a backup replaces none.", param="path")
     partial = path + PARTIAL
+    _reserve(partial, path)
     try:
         _copy(ledger, partial, pause)
         report = check_file(partial, pause)[0]
@@ -76,10 +77,20 @@ def restore(backup: str, ledger: str, *, replace: bool, now: str) -> BackupRepor
         lock.release()
 
 
+def _reserve(partial: str, path: str) -> None:
+    """Make the file that is written to, so that no two backups write one. Raises Conflict."""
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise Conflict(
+            f"There is a file {partial!r} already, of a backup under way or broken off; remove it.", param="path"
+        ) from None
+    except OSError as error:
+        raise Conflict(f"No backup can be written to {path!r}: {error.strerror}.", param="path") from error
+
+
 def _copy(source: str, target: str, pause: Callable[[], None]) -> None:
-    """One moment of `source`, in a new private file on the disk."""
-    if os.path.exists(target):
-        raise Conflict(f"There is a file {target!r} already, of a backup under way or broken off; remove it.")
+    """One moment of `source`, in a private file that is empty or not there yet, flushed to the disk."""
     reader = connect_read_only(source)
     try:
         create_private(target)

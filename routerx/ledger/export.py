@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from routerx.errors import NotFound
-from routerx.ledger.database import connect_read_only
+from routerx.errors import LedgerUnusable, NotFound
+from routerx.ledger.database import connect_read_only, recognise
 
 PAGE_ROWS = 1_000
 
@@ -55,6 +55,8 @@ def exported(path: str, query: ExportQuery) -> Iterator[ExportedTransfer]:
     """What was there when it began. Raises LedgerUnusable where there is no ledger, NotFound for an unknown tenant."""
     connection = connect_read_only(path)
     try:
+        if recognise(connection, path) == 0:
+            raise LedgerUnusable(f"there is no ledger in {path!r} yet")
         account = None
         if query.tenant is not None:
             found = connection.execute(_ACCOUNT, (query.tenant,)).fetchone()
@@ -67,6 +69,8 @@ def exported(path: str, query: ExportQuery) -> Iterator[ExportedTransfer]:
         for page in range(start, end, PAGE_ROWS):
             for row in connection.execute(_PAGE, (page, min(page + PAGE_ROWS, end), account)).fetchall():
                 yield ExportedTransfer(*row)
+    except sqlite3.DatabaseError as error:
+        raise LedgerUnusable(f"the ledger {path!r} cannot be read: {error}") from error
     finally:
         connection.close()
 

@@ -131,8 +131,8 @@ class Storage:
             self.checkpoint("TRUNCATE")
 
     def checkpoint(self, mode: str, *, wait: bool = False) -> None:
-        """Move the WAL into the database, between commits. A reader in the way only delays it; `wait` for it at the end,
-        when no commit has to."""
+        """Move the WAL into the database, between commits. A reader in the way only delays it; `wait` for it when no
+        commit has to."""
         if self._connection is None:
             return
         try:

@@ -77,14 +77,9 @@ def check_file(path: str, pause: Pause = no_pause) -> tuple[VerifyReport, tuple[
     started_s = time.perf_counter()
     connection = connect_read_only(path)
     try:
-        checker = Checker(connection, Progress(), pause)
-        try:
-            if recognise(connection, path) == 0:
-                raise LedgerUnusable(f"there is no ledger in {path!r} yet")
-            checker.run()
-            checker.structure()
-        except sqlite3.DatabaseError as error:
-            checker.add("I18", f"the file cannot be read: {error}", None)
+        checker, is_over = _checked(connection, path, pause)
+        while not is_over:  # Rows were pruned under the check, which took them for missing.
+            checker, is_over = _checked(connection, path, pause)
         report = VerifyReport(
             violations=tuple(str(violation) for violation in checker.violations),
             checked_transfers=checker.checked_transfers,
@@ -95,6 +90,21 @@ def check_file(path: str, pause: Pause = no_pause) -> tuple[VerifyReport, tuple[
         return report, tuple(checker.violations)
     finally:
         connection.close()
+
+
+def _checked(connection: sqlite3.Connection, path: str, pause: Pause) -> tuple["Checker", bool]:
+    """A whole check, and whether what it found can be believed."""
+    progress = Progress()
+    checker = Checker(connection, progress, pause)
+    try:
+        if recognise(connection, path) == 0:
+            raise LedgerUnusable(f"there is no ledger in {path!r} yet")
+        checker.run()
+        checker.structure()
+        return checker, not checker.violations or newest_watermark(connection) == progress.watermark
+    except sqlite3.DatabaseError as error:
+        checker.add("I18", f"the file cannot be read: {error}", None)
+        return checker, True
 
 
 class Checker:

@@ -55,6 +55,14 @@ async def test_a_backup_replaces_no_file_and_needs_a_folder(tmp_path: Path):
     assert names(tmp_path) == ["data", "mine"]
 
 
+async def test_a_backup_leaves_another_one_that_is_being_written_alone(tmp_path: Path):
+    (tmp_path / "copy.db.partial").write_text("half")
+    async with opened(tmp_path) as ledger:
+        with pytest.raises(Conflict, match="under way"):
+            await ledger.bookkeeper.back_up(str(tmp_path / "copy.db"))
+    assert (tmp_path / "copy.db.partial").read_text() == "half"
+
+
 async def test_a_backup_of_wrong_books_says_so(tmp_path: Path):
     async with opened(tmp_path) as ledger:
         await ledger.sync_tenants([ACME])

@@ -1,15 +1,17 @@
 """Old request rows go, and the file proves as before what they charged."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from routerx.errors import Conflict, NotFound
+from routerx.ledger import verify
 from routerx.ledger.base import PruneReport, UsageQuery
 from routerx.ledger.pruning import ROWS_PER_STEP, DeletePruned
 from routerx.ledger.sqlite import SqliteLedger
-from routerx.ledger.verify import verify_file
+from routerx.ledger.verify import check_file, verify_file
 from tests.support.clock import START_NS, ManualClock
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, pay, query, record, tenant
 from tests.unit.ledger.test_corrections import CARD, at, rated, settle
@@ -126,6 +128,34 @@ async def test_commits_go_on_between_the_steps_of_pruning(tmp_path: Path):
         assert (await pruning).requests == 3 * ROWS_PER_STEP + 1
         assert paid > 3
         assert (await ledger.verify()).violations == ()
+
+
+async def test_pruning_under_a_check_is_not_taken_for_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = ManualClock()
+    monkeypatch.setattr(verify, "PAUSE_ROWS", 2)
+    believed: list[bool] = []
+    check = verify._checked
+
+    def watched(*arguments: object) -> object:
+        result = check(*arguments)
+        believed.append(result[1])
+        return result
+
+    monkeypatch.setattr(verify, "_checked", watched)
+    async with opened(tmp_path, clock) as ledger:
+        await four_days(ledger, clock)
+        loop, pruned = asyncio.get_running_loop(), threading.Event()
+
+        def meanwhile() -> None:
+            """In the thread of the check, between two rows."""
+            if not pruned.is_set():
+                pruned.set()
+                asyncio.run_coroutine_threadsafe(prune(ledger, 2), loop).result(10)
+
+        report, violations = await asyncio.to_thread(check_file, str(ledger_file(tmp_path)), meanwhile)
+        assert believed == [False, True]
+        assert violations == ()
+        assert report.checked_requests == 6
 
 
 async def test_what_was_pruned_is_neither_refunded_nor_re_rated(tmp_path: Path):
