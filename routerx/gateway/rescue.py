@@ -18,6 +18,8 @@ from routerx.domain.failure import Failure, FailureKind, Next
 
 PENDING_BYTES_MAX = 128 * 1024
 """Delivered frames kept as they are; beyond it they are read, and only their text is kept."""
+ECHO_CHARS = 24
+"""A continuation that begins with so much of what it was given says it again; with less, nobody can tell."""
 TEXT_CHARS_MAX = 1024 * 1024
 """Longer texts are not kept: such a stream cannot be rescued."""
 
@@ -144,6 +146,10 @@ class Rejoining:
         self._decoder = decoder
         self._id = rejoin.delivered.began.id
         self._runs = list(rejoin.runs)
+        self._given = rejoin.given if len(rejoin.given) >= ECHO_CHARS else ""
+        """What might be said again, until it is known whether it is."""
+        self._opening = ""
+        """What was said so far that might be that."""
         self._at = 0
         """Characters of the first of `_runs` that have come."""
 
@@ -160,7 +166,13 @@ class Rejoining:
             match event:
                 case Began():  # The caller's answer keeps its name; who goes on with it is told.
                     kept.append(Began(self._id, event.model))
-                case Reported() | Ended() | Failed():
+                case Reported():
+                    kept.append(event)
+                case TextDelta(choice=0) if self._given:
+                    kept += self._opened(event.text)
+                case _ if self._opening:
+                    kept += (*self._continued(), *self.keep((event,)))
+                case Ended() | Failed():
                     kept.append(event)
                 case _ if not self._runs:
                     kept.append(event)
@@ -173,6 +185,22 @@ class Rejoining:
             if kept and isinstance(kept[-1], Failed):
                 break
         return kept
+
+    def _opened(self, text: str) -> Sequence[Event]:
+        """The first words of a stream that was given its beginning: it goes on, or says the beginning again, and then
+        has to say all of it."""
+        self.has_begun = True
+        self._opening += text
+        if self._given.startswith(self._opening[:ECHO_CHARS]):
+            if len(self._opening) < ECHO_CHARS:
+                return ()
+            rest = "".join(run for _, run in self._runs)
+            self._runs = [(Run.TEXT, self._given + rest)]
+        return self._continued()
+
+    def _continued(self) -> Sequence[Event]:
+        opening, self._opening, self._given = self._opening, "", ""
+        return self._compared(Run.TEXT, opening)
 
     def _compared(self, kind: Run, text: str) -> Sequence[Event]:
         self.has_begun = True

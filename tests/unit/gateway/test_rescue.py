@@ -162,3 +162,18 @@ def test_what_comes_within_the_delivered_text(events: list[Event], fails: bool) 
     found = rejoining.keep(events)
     assert any(isinstance(event, Failed) for event in found) is fails
     assert all(isinstance(event, Failed) for event in found)
+
+
+@pytest.mark.parametrize(
+    ("texts", "flows", "fails"),
+    [
+        ([" the lazy dog"], " the lazy dog", False),
+        (["The quick", " brown fox jumps over", " the lazy dog"], " the lazy dog", False),
+        (["The quick brown fox jumps over the lazy dog"], " the lazy dog", False),
+        (["The quick brown fox jumps under"], "", True),
+        (["The end"], "The end", False),
+    ],
+)
+def test_a_beginning_that_is_said_again_is_not_told_twice(texts: list[str], flows: str, fails: bool) -> None:
+    beginning = "The quick brown fox jumps over"
+    assert kept(of_text(beginning), texts, given_text=beginning) == (flows, fails)
