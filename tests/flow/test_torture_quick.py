@@ -1,12 +1,15 @@
 """The proofs of scripts/torture in small: the program is killed, reloaded, ended and overspent on, the judge judged."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.torture.commits import prove_commits
 from tests.torture.kills import prove_kills
 from tests.torture.overspend import prove_no_overspend
+from tests.torture.power import prove_power_loss
 from tests.torture.processes import Zygote, zygote
 from tests.torture.reloads import prove_reloads
 from tests.torture.selftest import prove_checker
@@ -30,6 +33,24 @@ async def test_the_checker_finds_20_planted_faults_in_books_and_gateways(tmp_pat
 async def test_kill_9_under_load_loses_doubles_and_invents_no_charge(tmp_path: Path, forker: Zygote):
     report = await prove_kills(tmp_path / "kills", SEED, 5, forker)
     assert not report.violations, report
+
+
+async def test_kill_9_of_the_ledger_alone_loses_no_acknowledged_charge(tmp_path: Path):
+    report = await prove_commits(tmp_path / "commits", SEED, kills=15)
+    assert not report.violations, report
+
+
+async def test_power_loss_loses_charges_only_where_durability_is_given_up(tmp_path: Path):
+    report, without = await asyncio.gather(
+        prove_power_loss(tmp_path / "full", SEED, cuts=10),
+        prove_power_loss(tmp_path / "normal", SEED, cuts=5, synchronous="normal"),
+    )
+    assert not report.violations, report
+    assert not without.violations, without
+    figure = "acknowledged and lost"
+    if figure in report.figures:
+        assert report.figures[figure] == "0 charges in 0 images"
+        assert without.figures[figure] != report.figures[figure], "the images cannot show a loss at all"
 
 
 async def test_reloads_under_load_drop_no_request_and_apply_no_broken_file(tmp_path: Path):
