@@ -143,6 +143,8 @@ class SqliteBookkeeper:
             return work(connection)
         except Stopped:
             raise Conflict("The ledger was closed meanwhile; nothing was pruned.") from None
+        except sqlite3.DatabaseError as error:
+            raise Conflict(f"The ledger's file cannot be read, so nothing is pruned: {error}.") from error
         finally:
             connection.close()
 
@@ -150,6 +152,8 @@ class SqliteBookkeeper:
         """One page: what is owed on top is taken as far as the tenant's floor and holds leave room."""
         waiting: list[asyncio.Future[object]] = []
         taken: dict[str, int] = {}
+        for tenant in {correction.tenant for correction in page}:
+            self._books.require_storage(tenant)
         for correction in page:
             amount_nano = correction.amount_nano
             funds = self._books.get(correction.tenant)
@@ -162,7 +166,6 @@ class SqliteBookkeeper:
             if rerating.dry_run:
                 taken[correction.tenant] = taken.get(correction.tenant, 0) - min(amount_nano, 0)
                 continue
-            self._books.require_storage(correction.tenant)
             if amount_nano < 0:
                 funds.balance_nano += amount_nano  # At once; taken back if the commit fails.
             waiting.append(

@@ -12,7 +12,7 @@ log = logging.getLogger("routerx.ledger")
 
 LOCK_NAME = ".lock"
 _OWN_NAMES = frozenset({LOCK_NAME, ".ballast", "admin.sock", "default.key", "lost+found"})
-_OWN_SUFFIXES = (".db", ".db-wal", ".db-shm", ".unreadable", ".unreadable-wal", ".unreadable-shm")
+_OWN_SUFFIXES = (".db", ".db-wal", ".db-shm", ".db.partial", ".unreadable", ".unreadable-wal", ".unreadable-shm")
 """What a directory that is for our data alone may hold; the last name belongs to the file system."""
 
 
