@@ -50,7 +50,12 @@ def serve_orders() -> None:
     ended: dict[int, int] = {}
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line, type=Order)
-        answer = _spawn(order) if isinstance(order, Spawn) else _wait(order, ended)
+        if isinstance(order, Spawn):
+            pid = _spawn(order)
+            ended.pop(pid, None)  # Of an earlier child: numbers come again.
+            answer: int | None = pid
+        else:
+            answer = _wait(order, ended)
         sys.stdout.write(f"{msgspec.json.encode(answer).decode()}\n")
         sys.stdout.flush()
 
