@@ -164,8 +164,25 @@ async def test_verification_finds_figures_of_keys_that_do_not_add_up(tmp_path: P
     assert verify_file(str(path)).violations == ()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE key_days SET charged = charged - 1")
-    (violation,) = verify_file(str(path)).violations
-    assert violation.startswith("I16: the figures of account 4 for day")
+    by_account, by_key = verify_file(str(path)).violations
+    assert by_account.startswith("I16: the figures of account 4 for day")
+    assert by_key.startswith("I16: the figures of key 'key_a' for day")
+
+
+async def test_verification_finds_figures_that_were_moved_from_one_key_to_another(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.sync_tenants([ACME])
+        await spend(ledger, caller("key_a"), USD)
+        await spend(ledger, caller("key_b"), USD)
+    path = ledger_file(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for key, sign in (("key_a", -1), ("key_b", 1)):
+            connection.execute("UPDATE key_days SET charged = charged + ? WHERE key = ?", (sign, key))
+    found = verify_file(str(path)).violations
+    assert [violation.split(" for day")[0] for violation in found] == [
+        "I16: the figures of key 'key_a'",
+        "I16: the figures of key 'key_b'",
+    ]
 
 
 async def test_history_and_figures_are_found_by_their_indexes(tmp_path: Path) -> None:
