@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from routerx.dialects import retry_after
-from routerx.routing import credentials
+from routerx.routing import credentials, decide
 from tests.flow.faults.gear import hung_up
 from tests.flow.faults.kit import (
     ELSEWHERE,
     HEARD,
     RETRIED,
     TELLING,
-    TIMER_SHARE,
     Cells,
     Effect,
     Expect,
@@ -93,6 +92,7 @@ def endless(*parts: bytes, gate: asyncio.Event | None = None) -> Stream:
 async def short_rests(scene: Scene) -> AsyncIterator[None]:
     scene.patch.setattr(credentials, "COOL_MIN_S", COOL_S)
     scene.patch.setattr(retry_after, "RETRY_AFTER_MIN_S", COOL_S)
+    scene.patch.setattr(decide, "RETRY_AFTER_SPREAD_S", 0.0)  # Chance alone would be long enough.
     yield
 
 
@@ -118,7 +118,7 @@ async def is_estimated(ran: Ran) -> None:
 async def has_rested(ran: Ran) -> None:
     """The key was left alone for as long as it rests, which is longer than the backoff."""
     for before, after in itertools.pairwise(request.at_s for request in ran.scene.up.requests):
-        assert after - before >= COOL_S * TIMER_SHARE
+        assert after - before >= COOL_S * 0.9
 
 
 async def is_over(ran: Ran) -> None:
