@@ -11,7 +11,9 @@ from pathlib import Path
 
 from tests.torture.arena import Report
 from tests.torture.commits import prove_commits
+from tests.torture.fulldisk import prove_full_disk
 from tests.torture.kills import prove_kills
+from tests.torture.mixed import prove_mixed
 from tests.torture.overspend import prove_no_overspend
 from tests.torture.power import prove_power_loss
 from tests.torture.processes import Zygote, zygote
@@ -21,7 +23,7 @@ from tests.torture.stops import prove_stops
 
 QUICK = {"kills": 5, "commits": 50, "cuts": 50, "reloads": 10, "stops": 2}
 FULL = {"kills": 1_000, "commits": 10_000, "cuts": 500, "reloads": 100, "stops": 8}
-PROOFS = ("checker", "kills", "commits", "power", "reloads", "stops", "overspend")
+PROOFS = ("checker", "kills", "commits", "power", "reloads", "stops", "overspend", "mixed", "disk")
 BESIDE = {"kills": "commits"}
 """Proofs that run beside one another: the first is on both cores, the second on one."""
 
@@ -61,6 +63,8 @@ async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> boo
         "reloads": lambda place: prove_reloads(place, seed, chosen.reloads),
         "stops": lambda place: prove_stops(place, seed, chosen.stops),
         "overspend": lambda place: prove_no_overspend(place, seed),
+        "mixed": lambda place: prove_mixed(place, seed, forker),
+        "disk": lambda place: prove_full_disk(place, seed, forker),
     }
 
     async def told(name: str) -> bool:
