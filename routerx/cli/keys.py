@@ -175,9 +175,8 @@ def _terms(key: KeyView) -> str | None:
 
 
 def _state(key: KeyView) -> Cell:
-    if key.active:
-        return render.state(True, "active")
-    return render.state(False, "revoked" if key.revoked is not None else "expired")
+    ended = "revoked" if key.revoked is not None else "expired"
+    return render.state(key.active, "active" if key.active else ended)
 
 
 def _detail(key: KeyDetail) -> None:

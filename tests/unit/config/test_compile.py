@@ -1,5 +1,7 @@
 """What a valid configuration comes to: providers, models, prices, policies, plans, tenants."""
 
+import pytest
+
 from routerx.config.snapshot import ServerConfig
 from routerx.domain.model import EVERYTHING, Capability, Kind, Origin
 from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy, Sort, Timeouts
@@ -7,6 +9,7 @@ from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import (
     Billing,
     FreeSuffix,
+    KeyTerms,
     Limits,
     OnUnpriced,
     Period,
@@ -15,6 +18,7 @@ from routerx.domain.tenant import (
     SpendLimit,
     Tenant,
 )
+from routerx.errors import ConfigError
 from routerx.providers.spec import Auth, MockSettings
 from routerx.secrets import key_digest, key_id
 from tests.unit.config.config_kit import CHAT_PRICE, TWO_LINES, WITH_KEY, Folder
@@ -361,6 +365,38 @@ def test_tenants_and_their_keys(folder: Folder):
         other: Principal(tenant=tenant, key_id=key_id(other)),
     }
     assert snapshot.notices[0] == "tenants.a.keys[2] is empty and left out"
+
+
+def test_a_key_may_be_a_mapping_with_terms_of_its_own(folder: Folder):
+    digest = key_digest("written-as-a-digest")
+    text = (
+        f'tenants: {{a: {{keys: [{{key: "sha256:{digest}", allow: ["gpt-*"], rpm: 60, tpm: 10k, concurrency: 2, '
+        "daily_requests: 5, spend_limit: $5/day, expires: 2027-01-01}, {key: '${env:KEY}'}]}}\n"
+    )
+    snapshot = folder.load(text, {**WITH_KEY, "KEY": "by-reference"})
+    assert snapshot.keys[digest].terms == KeyTerms(
+        allow=("gpt-*",),
+        limits=Limits(60, 10_000, 2, 5),
+        spend_limit=SpendLimit(5 * 10**9, Period.DAY),
+        expires_ns=1_798_761_600 * 10**9,
+    )
+    assert snapshot.keys[key_digest("by-reference")].terms is None
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("{key: some-key-in-the-open}", "is a key in plain text"),
+        ("{key: 'sha256:12'}", "is not a digest"),
+        ("{key: '${env:KEY}', expires: soon}", "is not a date"),
+        ("{key: '${env:KEY}', rpm: 0}", "must be a whole number from 1"),
+        ("{allow: [gpt-4o]}", "key"),
+        ("{key: '${env:KEY}', rps: 5}", "did you mean 'rpm'"),
+    ],
+)
+def test_a_mapping_that_is_no_key_is_a_problem(folder: Folder, key: str, says: str):
+    with pytest.raises(ConfigError, match=says):
+        folder.load(f"tenants: {{a: {{keys: [{key}]}}}}\n", {**WITH_KEY, "KEY": "by-reference"})
 
 
 def test_a_section_with_nothing_behind_it_counts_as_not_written(folder: Folder):

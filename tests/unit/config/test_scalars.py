@@ -14,6 +14,7 @@ from routerx.config.scalars import (
     parse_days,
     parse_deadline,
     parse_duration,
+    parse_expiry,
     parse_flag,
     parse_integer,
     parse_money_nano,
@@ -180,3 +181,29 @@ def test_long_prices_stand_beside_the_plain_ones():
     card = price_card(block, Kind.CHAT, ("pricing", "m"), problems)
     assert card == PriceCard(1_000_000, 2_000_000, long_above_tokens=200_000, long_input_pico=3_000_000)
     assert not problems
+
+
+DAY_NS = 86_400 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1970-01-02", DAY_NS),
+        ("2027-01-01", 20_819 * DAY_NS),
+        ("2027-01-01T12:00:00Z", 20_819 * DAY_NS + DAY_NS // 2),
+        ("2027-01-01 12:00:00", 20_819 * DAY_NS + DAY_NS // 2),
+        ("2027-01-01T01:00:00+01:00", 20_819 * DAY_NS),
+        ("2027-01-01T00:00:00.5Z", 20_819 * DAY_NS + 500_000_000),
+    ],
+)
+def test_an_expiry_is_a_date_in_utc_unless_it_says_otherwise(text: str, ns: int) -> None:
+    assert parse_expiry(text) == ns
+
+
+@pytest.mark.parametrize(
+    "text", ["soon", "2027-02-30", "20270101", "2027-W01-1", "1969-01-01", "2200-01-02", "30d"]
+)
+def test_what_is_no_expiry_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r"2027-01-01|between 1970 and 2200"):
+        parse_expiry(text)
