@@ -93,6 +93,10 @@ REFUND = (
     "INSERT INTO transfers SELECT max(id) + 1, ts_ns, 'refund', 2, tenant, 1 << 40, tenant, 0, NULL, NULL, NULL,"
     " (SELECT id FROM transfers WHERE kind = 'charge' LIMIT 1), 'op', NULL, hash, hash FROM transfers"
 )
+RERATING = (
+    "INSERT INTO transfers SELECT (SELECT max(id) + 1 FROM transfers), ts_ns, 'adjustment', 2, tenant, amount + 1,"
+    " tenant, 0, NULL, request, 'rerate', NULL, 'op', NULL, hash, hash FROM transfers WHERE id = "
+)
 
 FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lost charge": ("I5", (f"DELETE FROM transfers WHERE id = {CHARGE}",)),
@@ -139,6 +143,18 @@ FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
         (COPY + "ext_ref = 'pay-1'",),
     ),
     "refund above the charge": ("I10", (REFUND,)),
+    "refund of another's charge": (
+        "I10",
+        (REFUND.replace("1 << 40", "1"), "UPDATE transfers SET reverses = 1 WHERE kind = 'refund'"),
+    ),
+    "re-rating above the charge": ("I10", (RERATING + CHARGE,)),
+    "re-rating of another's request": (
+        "I17",
+        (RERATING + CHARGE, "UPDATE transfers SET request = 2, amount = 1 WHERE ext_ref = 'rerate'"),
+    ),
+    "charge as a fee": ("I6", (f"UPDATE transfers SET kind = 'byok_fee' WHERE id = {CHARGE}",)),
+    "paid as by an own key": ("I6", ("UPDATE requests SET billing = 'byok' WHERE n = 1",)),
+    "paid as from the cache": ("I6", ("UPDATE requests SET billing = 'cached' WHERE n = 1",)),
     "foreign key": ("I18", ("UPDATE keys SET tenant = 999",)),
 }
 
