@@ -18,6 +18,9 @@ WAIT_MAX_S = 30.0
 RETRY_AFTER_SPREAD_S = 0.25
 """Added at random to a Retry-After, so that all who were refused together do not return together."""
 
+EARLY_S = 0.005
+"""Timers may fire early by the grain of their clock; a rest that is not quite over would leave nobody to ask."""
+
 _ELSEWHERE_FIRST = frozenset({FailureKind.CONNECT_ERROR, FailureKind.OVERLOADED, FailureKind.RATE_LIMITED})
 """Asking the same endpoint again helps least here: another candidate goes first (FAULTS.md 1, 25, 27)."""
 
@@ -104,4 +107,4 @@ def _delay_s(failure: Failure, attempt: AttemptState, retry: RetryPolicy, rng: r
     else:
         ceiling_s = min(retry.backoff_max_s, retry.backoff_min_s * 2.0**attempt.tries)
         return rng.uniform(min(retry.backoff_min_s, ceiling_s), ceiling_s)
-    return wait_s + rng.uniform(0.0, RETRY_AFTER_SPREAD_S) if wait_s <= WAIT_MAX_S else None
+    return wait_s + EARLY_S + rng.uniform(0.0, RETRY_AFTER_SPREAD_S) if wait_s <= WAIT_MAX_S else None
