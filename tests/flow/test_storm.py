@@ -8,7 +8,11 @@ from tests.support.upstream import ScriptedUpstream, Status
 
 
 async def test_dead_endpoints_are_asked_no_more_than_a_storm_needs(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as up, ScriptedUpstream() as spare, running(tmp_path, config(up.url, spare.url)) as gw:
+    async with (
+        ScriptedUpstream() as up,
+        ScriptedUpstream() as spare,
+        running(tmp_path, config(up.url, spare.url)) as gw,
+    ):
         up.default = spare.default = Status(500)
 
         async def caller() -> list[tuple[int, str]]:
