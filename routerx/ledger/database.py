@@ -52,7 +52,8 @@ class Flush(msgspec.Struct, frozen=True):
 
 
 def inspect(path: str, busy_timeout_s: float) -> int:
-    """Schema version of the file; 0 when there is none yet. Only reads.
+    """Schema version of the file; 0 when there is none yet. Only reads, but for a transaction that a crash cut short
+    before the file had its WAL: that is rolled back, as by everybody who opens the file.
 
     Raises LedgerUnusable: no SQLite file, damaged, somebody else's, another money scale or a newer schema.
     """
@@ -65,14 +66,13 @@ def inspect(path: str, busy_timeout_s: float) -> int:
         if stream.read(len(MAGIC)) != MAGIC:
             raise LedgerUnusable(f"{path!r} is no SQLite database; move it away or set ledger.path to another file")
     try:
-        connection = connect_read_only(path, busy_timeout_s)
         try:
-            version = recognise(connection, path)
-            if file.stat().st_size <= QUICK_CHECK_BYTES_MAX:
-                _quick_check(connection, path)
-            return version
-        finally:
-            connection.close()
+            return _version(path, busy_timeout_s)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            _roll_back(path, busy_timeout_s)
+            return _version(path, busy_timeout_s)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LedgerLocked(f"the ledger {path!r} is locked by another program; close it there") from error
@@ -81,6 +81,26 @@ def inspect(path: str, busy_timeout_s: float) -> int:
         raise LedgerUnusable(
             f"the ledger {path!r} is damaged: {error}; it was left untouched, restore it from a backup"
         ) from error
+
+
+def _version(path: str, busy_timeout_s: float) -> int:
+    connection = connect_read_only(path, busy_timeout_s)
+    try:
+        version = recognise(connection, path)
+        if Path(path).stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            _quick_check(connection, path)
+        return version
+    finally:
+        connection.close()
+
+
+def _roll_back(path: str, busy_timeout_s: float) -> None:
+    """Reading suffices, by a connection that may write."""
+    connection = connect(path, busy_timeout_s)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    finally:
+        connection.close()
 
 
 def recognise(connection: sqlite3.Connection, path: str) -> int:

@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,20 @@ async def test_a_new_ledger_is_private_to_its_user(tmp_path: Path):
             )
     finally:
         os.umask(before)
+
+
+async def test_a_kill_while_the_file_is_made_does_not_keep_the_next_start_from_making_it(tmp_path: Path):
+    """SQLite gives a new file its WAL by a transaction of the old kind: its journal may be left behind."""
+    file = ledger_file(tmp_path)
+    file.parent.mkdir()
+    begun = sqlite3.connect(file)
+    begun.execute("PRAGMA journal_mode = WAL")
+    begun.close()
+    journal = bytes.fromhex("d9d505f920a163d7") + struct.pack(">IIIII", 0, 1, 0, 512, 4096)
+    file.with_name(f"{file.name}-journal").write_bytes(journal.ljust(512, b"\0"))
+    async with opened(tmp_path) as ledger:
+        await ledger.sync_tenants([ACME])
+        assert ledger.funds("acme").balance_nano == 10 * USD
 
 
 def lock_and_tell(folder: Path, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
