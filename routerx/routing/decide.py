@@ -107,4 +107,4 @@ def _delay_s(failure: Failure, attempt: AttemptState, retry: RetryPolicy, rng: r
     else:
         ceiling_s = min(retry.backoff_max_s, retry.backoff_min_s * 2.0**attempt.tries)
         return rng.uniform(min(retry.backoff_min_s, ceiling_s), ceiling_s)
-    return wait_s + EARLY_S + rng.uniform(0.0, RETRY_AFTER_SPREAD_S) if wait_s <= WAIT_MAX_S else None
+    return wait_s + max(EARLY_S, rng.uniform(0.0, RETRY_AFTER_SPREAD_S)) if wait_s <= WAIT_MAX_S else None

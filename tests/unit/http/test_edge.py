@@ -170,6 +170,7 @@ async def test_a_closed_answer_that_nobody_reads_does_not_hold_its_socket():
     async with serving(handler=big) as edge:
         wire = await stalled_reader(edge)
         await edge.until(lambda: waiting_bytes(edge) > 0)
+        await stuck(edge)
         await edge.clock.run(62)
         await edge.until(lambda: edge.server.connections == 0)
         assert edge.closed == {"write_stall": 1}
