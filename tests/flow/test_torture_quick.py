@@ -25,7 +25,7 @@ def forker() -> Iterator[Zygote]:
 
 
 async def test_the_checker_finds_20_planted_faults_in_books_and_gateways(tmp_path: Path, forker: Zygote):
-    report = await prove_checker(tmp_path, SEED, forker, loaded_s=0.3)
+    report = await prove_checker(tmp_path, SEED, forker, requests=160)
     assert not report.violations, report
     assert report.figures["planted faults"].startswith("20 of 20 caught")
 

@@ -154,6 +154,7 @@ class Tally(msgspec.Struct):
     dropped: int = 0
     torn: int = 0
     acknowledged: int = 0
+    wrong: list[str] = []
     lost: Counter[str] = msgspec.field(default_factory=Counter)
     """Acknowledged charges that are gone, and images in which some are."""
 
@@ -181,8 +182,8 @@ def cut_power(seed: int, cuts: int, folder: Path, synchronous: str) -> Report:
     kinds = Counter(f"{event.kind} {event.file}".rstrip() for event in record)
     report.figures["recorded"] = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     points = sorted(rng.randrange(begin, len(record)) for _ in range(cuts))
-    tally = Tally()
-    report.violations += _fail_at(points, record, folder / "image", kept, rng, tally)
+    tally = _fail_at(points, record, folder / "image", kept, rng)
+    report.violations += tally.wrong
     report.figures["images"] = (
         f"{cuts}, {tally.dropped} unflushed writes dropped, {tally.torn} torn; {tally.acknowledged / cuts:.0f} "
         "acknowledged charges each on average"
@@ -193,15 +194,12 @@ def cut_power(seed: int, cuts: int, folder: Path, synchronous: str) -> Report:
     return report
 
 
-def _fail_at(
-    points: list[int], record: list[Event], place: Path, kept: LedgerOptions, rng: random.Random, tally: Tally
-) -> list[str]:
+def _fail_at(points: list[int], record: list[Event], place: Path, kept: LedgerOptions, rng: random.Random) -> Tally:
     """An image for each point of the record, judged."""
     disks = {name: Disk() for name in FILES}
     acknowledged: set[str] = set()
     submitted: set[str] = set()
-    found: list[str] = []
-    done = 0
+    tally, done = Tally(), 0
     for point in points:
         for event in record[done:point]:
             match event.kind:
@@ -217,12 +215,12 @@ def _fail_at(
         tally.torn += image.torn
         tally.acknowledged += len(acknowledged)
         present, wrong = _opened(image, place, kept)
-        found += [f"image at {point}: {line}" for line in wrong]
-        found += [f"image at {point}: invented: {name}" for name in sorted(present - submitted)]
+        tally.wrong += [f"image at {point}: {line}" for line in wrong]
+        tally.wrong += [f"image at {point}: invented: {name}" for name in sorted(present - submitted)]
         if lost := acknowledged - present:
             tally.lost["charges"] += len(lost)
             tally.lost["images"] += 1
-    return found
+    return tally
 
 
 def _opened(image: Image, place: Path, kept: LedgerOptions) -> tuple[set[str], list[str]]:

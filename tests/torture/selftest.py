@@ -12,13 +12,17 @@ import msgspec
 from tests.torture import faulty, world
 from tests.torture.arena import Report, arena, judge, load
 from tests.torture.client import Caller
+from tests.torture.driver import Load
 from tests.torture.oracle import PRICED_PER_REQUEST
 from tests.torture.planted import IN_BOOKS, SEEN_FROM_OUTSIDE, undetected
 from tests.torture.processes import Zygote
 
 ABORTS = 0.3
-LOADED_S = 0.6
-"""Of load on each gateway, unless said otherwise."""
+REQUESTS = 400
+"""That each gateway has answered before it is judged, unless said otherwise."""
+
+LOADED_S_MAX = 30.0
+POLL_S = 0.005
 
 CROWD = 40
 AT_ONCE = 2
@@ -51,15 +55,15 @@ MISTAKES = (
 CONTROLS = (Mistake((SLOW,), None), Mistake((SLOW,), None, killed=True))
 
 
-async def prove_checker(folder: Path, seed: int, zygote: Zygote, loaded_s: float = LOADED_S) -> Report:
+async def prove_checker(folder: Path, seed: int, zygote: Zygote, requests: int = REQUESTS) -> Report:
     """All that is planted is found, and nothing else."""
     report = Report(f"the checker's self-test (seed {seed})")
-    missed = await _books(folder / "books", seed, zygote, report, loaded_s)
+    missed = await _books(folder / "books", seed, zygote, report, requests)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def tried(number: int, mistake: Mistake) -> list[str]:
         async with gate:
-            return await _found(folder / f"gateway-{number}", seed, zygote, mistake, loaded_s)
+            return await _found(folder / f"gateway-{number}", seed, zygote, mistake, requests)
 
     both = MISTAKES + CONTROLS
     for mistake, found in zip(both, await asyncio.gather(*map(tried, range(len(both)), both)), strict=True):
@@ -82,12 +86,12 @@ async def prove_checker(folder: Path, seed: int, zygote: Zygote, loaded_s: float
     return report
 
 
-async def _books(folder: Path, seed: int, zygote: Zygote, report: Report, loaded_s: float) -> list[str]:
+async def _books(folder: Path, seed: int, zygote: Zygote, report: Report, requests: int) -> list[str]:
     """Good books of a good gateway, which have to pass; then the faults in copies. Returns those not found."""
     async with arena(folder, seed, zygote) as made, load(made, aborts=ABORTS) as lanes:
         await made.gateway.start()
         lanes.open(made.gateway.port)
-        await asyncio.sleep(loaded_s)
+        await _answered(lanes, requests)
         lanes.close_gate()
         await lanes.quiet()
         report.violations += await made.restless()
@@ -96,7 +100,14 @@ async def _books(folder: Path, seed: int, zygote: Zygote, report: Report, loaded
         return await asyncio.to_thread(undetected, made.ledger, made.evidence(), folder)
 
 
-async def _found(folder: Path, seed: int, zygote: Zygote, mistake: Mistake, loaded_s: float) -> list[str]:
+async def _answered(lanes: Load, requests: int) -> None:
+    """Returns at once when so many requests have ended: a kill comes while the next are under way."""
+    async with asyncio.timeout(LOADED_S_MAX):
+        while len(lanes.journal.saw) < requests:  # noqa: ASYNC110 A journal has no event to wait for.
+            await asyncio.sleep(POLL_S)
+
+
+async def _found(folder: Path, seed: int, zygote: Zygote, mistake: Mistake, requests: int) -> list[str]:
     """What the judge finds in the ledger of a gateway with that mistake."""
     found: list[str] = []
     async with arena(folder, seed, zygote) as made, load(made, aborts=ABORTS) as lanes:
@@ -111,7 +122,7 @@ async def _found(folder: Path, seed: int, zygote: Zygote, mistake: Mistake, load
                 caller.close()
         else:
             lanes.open(made.gateway.port)
-            await asyncio.sleep(loaded_s)
+            await _answered(lanes, requests)
         lanes.close_gate()
         if mistake.killed:
             made.gateway.kill()

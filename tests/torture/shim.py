@@ -114,17 +114,20 @@ class Shim:
 
         def on_write(file: int, data: int, size: int, offset: int) -> int:
             code = int(write(file, data, size, offset))
-            tell("write", path, offset, ctypes.string_at(data, size))
+            if code == SQLITE_OK:
+                tell("write", path, offset, ctypes.string_at(data, size))
             return code
 
         def on_truncate(file: int, size: int) -> int:
             code = int(truncate(file, size))
-            tell("truncate", path, size, b"")
+            if code == SQLITE_OK:
+                tell("truncate", path, size, b"")
             return code
 
         def on_sync(file: int, flags: int) -> int:
             code = int(sync(file, flags))
-            tell("sync", path, 0, b"")
+            if code == SQLITE_OK:
+                tell("sync", path, 0, b"")
             return code
 
         made = Methods()
