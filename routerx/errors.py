@@ -192,6 +192,27 @@ class Conflict(CallerError):
     code = "conflict"
 
 
+class IdempotencyInProgress(Conflict):
+    """A request with this Idempotency-Key is being served."""
+
+    code = "idempotency_in_progress"
+    retryable = True
+
+
+class ReplayUnavailable(Conflict):
+    """A request with this Idempotency-Key was charged, and its answer is not kept."""
+
+    code = "replay_unavailable"
+
+
+class IdempotencyMismatch(CallerError):
+    """The Idempotency-Key was used for another request."""
+
+    status = 422
+    code = "idempotency_mismatch"
+    outcome = "rejected_invalid"
+
+
 class RequestTooLarge(CallerError):
     """The body is over the limit named in the message."""
 

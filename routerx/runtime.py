@@ -35,6 +35,7 @@ from routerx.domain.record import RequestRecord
 from routerx.errors import OperatorError
 from routerx.gateway.attempt import AttemptLoop
 from routerx.gateway.explain import Explainer
+from routerx.gateway.idempotency import Idempotency
 from routerx.gateway.pipeline import Gateway, GatewayParts
 from routerx.gateway.settle import Settler
 from routerx.gateway.translation import Translator
@@ -53,6 +54,7 @@ from routerx.http.tenant import TenantApi
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
+from routerx.ledger.uses import UseIndex
 from routerx.limits.base import utc_day
 from routerx.limits.memory import MemoryLimiter
 from routerx.routing.state import RoutingState
@@ -66,6 +68,7 @@ from routerx.upstream.pool import TransportPool
 log = logging.getLogger("routerx")
 
 ADMIN_SOCKET = "admin.sock"
+IDEMPOTENCY_FILE = "idempotency.db"
 BACKLOG = 1024
 GC_THRESHOLDS = (20_000, 20, 50)
 """Requests leave next to no cycles behind; the defaults would have the collector look for some every other request."""
@@ -143,6 +146,9 @@ class Runtime:
             clock=clock,
         )
         self.gateway = Gateway(parts)
+        index = UseIndex(os.path.join(snapshot.server.data_dir, IDEMPOTENCY_FILE))
+        self.idempotency = Idempotency(index, self.ledger.request, clock)
+        self._stack.push_async_callback(self.idempotency.close)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)
         self.operations.cut_off = self.gateway.cut_off_tenant
@@ -203,7 +209,7 @@ class Runtime:
         )
         sources = OwnSources(self.ledger, self.limiter, self.vitals, reports, self.clock, self.providers.worst_circuit)
         own = OwnApi(OwnViews(sources), self.holder, self.ledger, self.clock)
-        tenant, explain = TenantApi(self.gateway, door), ExplainApi(explainer, door)
+        tenant, explain = TenantApi(self.gateway, door, self.idempotency), ExplainApi(explainer, door)
         return App(Apis(tenant, own, explain, admin, self.vitals, self.holder), self.clock)
 
     def _authorize(self, request: web.BaseRequest) -> str:
@@ -250,6 +256,7 @@ class Runtime:
         await self.ledger.sync_tenants(new.tenants.values())
 
     def _log_request(self, record: RequestRecord) -> None:
+        self.idempotency.settled(record)
         if self.logs is not None:
             self.logs.request(record)
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
+from multidict import istr
 
 from routerx import jsonx
 from routerx.dialects.anthropic import ANTHROPIC
@@ -14,22 +15,27 @@ from routerx.domain.model import Model
 from routerx.domain.tenant import may_use
 from routerx.errors import ModelNotFound
 from routerx.gateway.context import Inbound
+from routerx.gateway.idempotency import HEADER, Idempotency
 from routerx.gateway.pipeline import Gateway
 from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.http.calls import named_in_path
+from routerx.http.idempotent import OnceOnly
 from routerx.http.inbound import Arrival, Door
 from routerx.money import format_price_per_million
 from routerx.routing.names import named_policies
 
 Handler = Callable[[Arrival], Awaitable[web.StreamResponse]]
 
+IDEMPOTENCY_KEY = istr(HEADER)
+
 
 class TenantApi:
     """Handlers of the tenants' routes."""
 
-    def __init__(self, gateway: Gateway, door: Door) -> None:
+    def __init__(self, gateway: Gateway, door: Door, uses: Idempotency) -> None:
         self._gateway = gateway
         self._door = door
+        self._once = OnceOnly(gateway, uses)
 
     def calls(self, operation: Operation, dialect: CallerDialect) -> Handler:
         """The handler of a route whose body says everything."""
@@ -58,7 +64,10 @@ class TenantApi:
     async def _serve(self, arrival: Arrival, inbound: Inbound) -> web.StreamResponse:
         stream = CallerStream(arrival.request, arrival.request_id)
         try:
-            answer = await self._gateway.serve(inbound, stream)
+            if IDEMPOTENCY_KEY in arrival.request.headers:
+                answer = await self._once.serve(arrival, inbound, stream)
+            else:
+                answer = await self._gateway.serve(inbound, stream)
         except Exception:
             if stream.response is not None and arrival.request.transport is not None:
                 arrival.request.transport.abort()  # Half a stream must not look like a whole one.

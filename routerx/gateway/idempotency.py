@@ -1,0 +1,269 @@
+"""Idempotency keys: who sends a request again under the same key gets the same answer, and pays once.
+
+The use of a key is on disk before its request goes anywhere (ledger/uses.py); whether it came to anything is what the
+ledger says of that request. So whatever is killed when, one key is charged once: a use without a row in the ledger came
+to nothing, and one with a row is not served again. The answers themselves are kept in memory alone.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from routerx.clock import Clock
+from routerx.domain.record import Outcome, RequestRecord
+from routerx.errors import (
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    InvalidParameter,
+    ReplayUnavailable,
+    StorageUnavailable,
+)
+from routerx.gateway.context import Answer, ClientStream
+from routerx.ledger.uses import UseIndex, UseRow
+from routerx.money import format_usd
+from routerx.tasks import TaskSet
+
+HEADER = "Idempotency-Key"
+KEY_CHARS_MAX = 255
+KEPT_NS = 24 * 3600 * 10**9
+ANSWER_BYTES_MAX = 1024 * 1024
+"""A longer answer is not kept; its key still answers for it."""
+TOTAL_BYTES_MAX = 64 * 1024 * 1024
+USES_MAX = 100_000
+"""In memory. Beyond either, the oldest go; the disk still knows them."""
+PIECE_BYTES = 64 * 1024
+"""A replayed stream is written in pieces of this size."""
+
+Headers = tuple[tuple[str, str], ...]
+Lookup = Callable[[str], Awaitable[RequestRecord | None]]
+"""The ledger's row of a request."""
+
+_REPLAYED = ("Idempotent-Replayed", "true")
+_OF_THE_MOMENT = ("x-ratelimit-", "x-routerx-cost-usd", "x-routerx-latency-ms", "x-routerx-overhead-ms")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An answer as it was sent."""
+
+    headers: Headers
+    content_type: str | None
+    """None: it was a stream."""
+    body: bytes
+
+    def answer(self) -> Answer | None:
+        """None where it is a stream."""
+        if self.content_type is None:
+            return None
+        cost = ("X-RouterX-Cost-USD", format_usd(0))
+        return Answer(self.body, self.content_type, (*self.headers, cost, _REPLAYED))
+
+    async def stream_to(self, client: ClientStream) -> None:
+        """Raises ConnectionError when the caller has gone."""
+        await client.start((*self.headers, _REPLAYED))
+        for begin in range(0, len(self.body), PIECE_BYTES):
+            await client.write(self.body[begin : begin + PIECE_BYTES])
+        await client.finish(b"")
+
+
+class Use:
+    """One use of one key, from its first to its last step."""
+
+    __slots__ = ("answer", "charged", "left", "row", "scope")
+
+    def __init__(self, scope: bytes, row: UseRow) -> None:
+        self.scope = scope
+        self.row = row
+        self.charged: bool | None = None
+        """Whether it came to something: an answer that is whole, or any that is charged. None until it has settled."""
+        self.left = False
+        """Nobody serves it any more."""
+        self.answer: Kept | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.answer.body) if self.answer is not None else 0
+
+
+class Idempotency:
+    """All uses. One per process, like the ledger."""
+
+    def __init__(self, index: UseIndex, lookup: Lookup, clock: Clock) -> None:
+        self._index = index
+        self._lookup = lookup
+        self._clock = clock
+        self._uses: OrderedDict[bytes, Use] = OrderedDict()
+        self._running: dict[str, Use] = {}
+        """By the id of the request."""
+        self._bytes = 0
+        self._tasks = TaskSet()
+
+    async def begin(self, scope: bytes, fingerprint: bytes, request_id: str) -> Use | Kept:
+        """The answer that was given under this key; or its use, which is on disk by then, to be served and passed to
+        leave().
+
+        Raises IdempotencyMismatch, IdempotencyInProgress, ReplayUnavailable and StorageUnavailable.
+        """
+        now_ns = self._clock.now_ns()
+        known = self._uses.get(scope)
+        if known is not None and known.row.expires_ns <= now_ns and known.left:
+            self._forget(known)
+            known = None
+        if known is not None:
+            return _replay(known, fingerprint)
+        use = Use(scope, UseRow(fingerprint, request_id, now_ns + KEPT_NS))
+        self._uses[scope] = use  # Before the first await: of two that come at once one is served.
+        try:
+            earlier = await self._index.claim(scope, use.row, now_ns)
+            if earlier is not None:
+                await self._take_over(use, earlier)
+        except BaseException:
+            self._forget(use)
+            raise
+        self._running[request_id] = use
+        return use
+
+    async def _take_over(self, use: Use, earlier: UseRow) -> None:
+        if earlier.fingerprint != use.row.fingerprint:
+            raise _mismatch()
+        record = await self._lookup(earlier.request_id)
+        if record is not None and _came_to_something(record):
+            raise _unavailable()
+        await self._index.retake(use.scope, earlier, use.row)
+
+    def settled(self, record: RequestRecord) -> None:
+        """A request has settled; it may have been served for a key."""
+        use = self._running.pop(record.id, None) if self._running else None
+        if use is not None:
+            use.charged = _came_to_something(record)
+            if use.left:
+                self._end(use)
+
+    def leave(self, use: Use, *, settles: bool) -> None:
+        """Nobody serves it any more. `settles`: if it has not settled yet, it still will."""
+        use.left = True
+        if use.charged is None and not settles:
+            self._running.pop(use.row.request_id, None)
+            use.charged = False
+        if use.charged is not None:
+            self._end(use)
+
+    def _end(self, use: Use) -> None:
+        if not use.charged:
+            self._forget(use)
+            self._tasks.spawn("idempotency drop", self._drop(use))
+            return
+        self._bytes += use.size_bytes
+        while (self._bytes > TOTAL_BYTES_MAX or len(self._uses) > USES_MAX) and (oldest := self._oldest()) is not None:
+            self._forget(oldest)
+
+    def _oldest(self) -> Use | None:
+        return next((use for use in self._uses.values() if use.left), None)
+
+    def _forget(self, use: Use) -> None:
+        del self._uses[use.scope]
+        if use.left and use.charged:
+            self._bytes -= use.size_bytes
+
+    async def _drop(self, use: Use) -> None:
+        try:
+            await self._index.drop(use.scope, use.row)
+        except StorageUnavailable:
+            return  # It stays, and the ledger has nothing to say of its request.
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self._index.close()
+
+
+class Recorder:
+    """A ClientStream that keeps what passes, for a use of a key."""
+
+    def __init__(self, client: ClientStream, use: Use) -> None:
+        self._client = client
+        self._use = use
+        self._headers: Headers = ()
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+
+    async def start(self, headers: Headers) -> None:
+        self._headers = headers
+        await self._client.start(headers)
+
+    async def write(self, data: bytes) -> None:
+        self._add(data)
+        await self._client.write(data)
+
+    async def finish(self, data: bytes) -> None:
+        self._add(data)
+        if self._use.charged:  # Settled before its end is sent, and before anybody can leave who has not got it.
+            keep(self._use, Kept(_lasting(self._headers), None, b"".join(self._pieces)), self._bytes)
+        await self._client.finish(data)
+
+    def _add(self, data: bytes) -> None:
+        self._bytes += len(data)
+        if self._bytes <= ANSWER_BYTES_MAX:
+            self._pieces.append(data)
+
+
+def keep_whole(use: Use, answer: Answer) -> None:
+    """Keep a buffered answer."""
+    keep(use, Kept(_lasting(answer.headers), answer.content_type, answer.body), len(answer.body))
+
+
+def keep(use: Use, answer: Kept, size_bytes: int) -> None:
+    if size_bytes <= ANSWER_BYTES_MAX:
+        use.answer = answer
+
+
+def checked_key(values: list[str]) -> str:
+    """The key of a request's headers of that name. Raises InvalidParameter."""
+    if len(values) > 1:
+        raise InvalidParameter(f"{HEADER} was sent {len(values)} times; send it once", param=HEADER)
+    key = values[0]
+    if not 1 <= len(key) <= KEY_CHARS_MAX or not all(" " <= char <= "~" for char in key):
+        raise InvalidParameter(f"{HEADER} takes 1 to {KEY_CHARS_MAX} printable ASCII characters", param=HEADER)
+    return key
+
+
+def digest_of(*parts: bytes) -> bytes:
+    """SHA-256 of the parts, each with its length, so that no two lists have one text."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(b"%d:" % len(part))
+        state.update(part)
+    return state.digest()
+
+
+def _replay(known: Use, fingerprint: bytes) -> Kept:
+    if known.row.fingerprint != fingerprint:
+        raise _mismatch()
+    if not known.left:
+        raise IdempotencyInProgress(
+            f"A request with this {HEADER} is being served. Wait for its answer, then send it again to get the same.",
+            retry_after_s=1,
+        )
+    if known.answer is None:
+        raise _unavailable()
+    return known.answer
+
+
+def _mismatch() -> IdempotencyMismatch:
+    return IdempotencyMismatch(f"This {HEADER} was used for another request. Use a new one for each.", param=HEADER)
+
+
+def _unavailable() -> ReplayUnavailable:
+    return ReplayUnavailable(
+        f"The request with this {HEADER} was served and charged, and its answer is not kept any more: it was cut off, "
+        f"is longer than {ANSWER_BYTES_MAX} bytes, or the gateway has restarted. Use a new key to ask again.",
+        param=HEADER,
+    )
+
+
+def _came_to_something(record: RequestRecord) -> bool:
+    return record.outcome == Outcome.OK or record.cost_nano > 0
+
+
+def _lasting(headers: Headers) -> Headers:
+    return tuple(pair for pair in headers if not pair[0].lower().startswith(_OF_THE_MOMENT))

@@ -1,0 +1,78 @@
+"""Requests that carry an Idempotency-Key: served once, and told again as often as they come."""
+
+import asyncio
+
+from routerx.errors import RouterXError
+from routerx.gateway.context import Answer, ClientStream, Inbound
+from routerx.gateway.idempotency import (
+    HEADER,
+    Idempotency,
+    Kept,
+    Recorder,
+    Use,
+    checked_key,
+    digest_of,
+    keep_whole,
+)
+from routerx.gateway.pipeline import Gateway
+from routerx.http.inbound import Arrival
+from routerx.tasks import TaskSet
+
+
+class OnceOnly:
+    """Stands between the tenant API and the gateway, for these requests alone."""
+
+    def __init__(self, gateway: Gateway, uses: Idempotency) -> None:
+        self._gateway = gateway
+        self._uses = uses
+        self._tasks = TaskSet()
+
+    async def serve(self, arrival: Arrival, inbound: Inbound, client: ClientStream) -> Answer | None:
+        """As Gateway.serve(). Raises InvalidParameter for a malformed key, and what Idempotency.begin() raises."""
+        request = arrival.request
+        key = checked_key(request.headers.getall(HEADER))
+        scope = digest_of(inbound.principal.tenant.name.encode(), key.encode())
+        body = _unbounded(inbound.body, request.headers.get("Content-Type", ""))
+        fingerprint = digest_of(request.method.encode(), request.path.encode("utf-8", "replace"), body)
+        use = await self._uses.begin(scope, fingerprint, inbound.request_id)
+        if isinstance(use, Kept):
+            answer = use.answer()
+            if answer is None:
+                await use.stream_to(client)
+            return answer
+        task = self._tasks.spawn("keyed request", self._served(inbound, client, use))
+        try:
+            told = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # What is charged already is whole: it goes on to be kept for the caller's next try.
+            if not use.charged:
+                task.cancel()
+                await asyncio.wait((task,))
+            raise
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    async def _served(self, inbound: Inbound, client: ClientStream, use: Use) -> Answer | RouterXError | ConnectionError | None:
+        """Errors are returned: whoever waits raises them, and where nobody does any more, nobody is to be told."""
+        settles = True
+        try:
+            answer = await self._gateway.serve(inbound, Recorder(client, use))
+            if answer is not None:
+                keep_whole(use, answer)
+            return answer
+        except RouterXError as error:
+            settles = False
+            return error
+        except ConnectionError as error:
+            return error
+        finally:
+            self._uses.leave(use, settles=settles)
+
+
+def _unbounded(body: bytes, content_type: str) -> bytes:
+    """A form without its boundary, which clients make up anew for every try."""
+    if "boundary=" not in content_type:
+        return body
+    boundary = content_type.partition("boundary=")[2].partition(";")[0].strip().strip('"')
+    return body.replace(boundary.encode("utf-8", "replace"), b"") if boundary else body
