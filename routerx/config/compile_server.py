@@ -51,6 +51,8 @@ def compile_server(run: Compilation) -> ServerConfig:
             settings.health_interval_s if settings.health_interval_s is not None else block.health_interval
         ),
         metadata_always=block.routing_metadata == "always",
+        cache_ttl_s=block.cache.ttl,
+        cache_bytes_max=block.cache.size_max,
     )
     if not server.auth and (place := exposed_at(run, server)) is not None:
         run.problems.add(

@@ -58,6 +58,15 @@ class EgressBlock(Block):
     timeout: Annotated[Deadline, Field(description="For the whole fetch, redirects included.")] = 10.0
 
 
+class CacheBlock(Block):
+    """Answers kept in memory for callers that ask for them."""
+
+    ttl: Annotated[Duration, Field(description="How long an answer is kept; 0s: none is.")] = 300.0
+    size_max: Annotated[Size, Field(description="Memory for all of them; the least recently used go first.")] = (
+        64 * 1024 * 1024
+    )
+
+
 class ServerBlock(Block):
     """How the gateway listens and what it bears."""
 
@@ -94,6 +103,7 @@ class ServerBlock(Block):
     write_timeout: Annotated[Deadline, Field(description="For a client that does not read its answer.")] = 60.0
     drain: Annotated[Duration, Field(description="What running requests are given at shutdown.")] = 30.0
     egress: Annotated[EgressBlock, Field(description="Fetching media that callers name by URL.")] = EgressBlock()
+    cache: Annotated[CacheBlock, Field(description="Keeping answers for callers that ask for it.")] = CacheBlock()
     keep_alive: Annotated[
         Deadline, Field(description="Silence after which a waiting stream gets a comment, and again each time.")
     ] = 15.0

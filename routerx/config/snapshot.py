@@ -47,6 +47,9 @@ class ServerConfig(msgspec.Struct, frozen=True):
     """0: providers are never looked at off the request path."""
     metadata_always: bool = False
     """Every answer tells how it was routed, not only to who asks."""
+    cache_ttl_s: float = 300.0
+    """How long an answer is kept for who asks for it; 0: none is."""
+    cache_bytes_max: int = 64 * 1024 * 1024
 
 
 RESTART_ONLY = frozenset(

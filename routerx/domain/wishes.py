@@ -61,6 +61,8 @@ class Steering(msgspec.Struct, frozen=True):
     """It waits no longer than this, from the request's start."""
     session: str | None = None
     """Requests of one session share a provider's cache."""
+    cache: bool = False
+    """An answer that was given before will do, and this one may be kept."""
 
 
 NO_STEERING = Steering()

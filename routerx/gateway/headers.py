@@ -14,11 +14,13 @@ def route_headers(ctx: RequestContext) -> Headers:
     assert committed is not None
     assert plan is not None
     fallback = committed.candidate.endpoint.key != plan.candidates[0].endpoint.key
-    headers = (
+    headers: Headers = (
         ("X-RouterX-Provider", committed.candidate.endpoint.provider),
         ("X-RouterX-Attempts", str(len(ctx.attempts))),
         ("X-RouterX-Fallback", "true" if fallback else "false"),
     )
+    if ctx.inbound.steering.cache:
+        headers = (*headers, ("X-RouterX-Cache-Hit", "false"))
     return (*headers, ("X-RouterX-Dropped", _listed(ctx.dropped))) if ctx.dropped else headers
 
 
@@ -37,3 +39,8 @@ def cost_headers(ctx: RequestContext, now_s: float) -> Headers:
         ("X-RouterX-Latency-Ms", f"{took_s * 1000:.0f}"),
         ("X-RouterX-Overhead-Ms", f"{max(0.0, took_s - ctx.upstream_s) * 1000:.3f}"),
     )
+
+
+def json_type(content_type: str) -> str:
+    """The label of a body that was judged to be JSON: the provider's own, where it says so and nothing odd besides."""
+    return content_type if "json" in content_type and content_type.isprintable() else "application/json"

@@ -104,9 +104,12 @@ def tellable(excluded: tuple[Exclusion, ...]) -> tuple[Exclusion, ...]:
 
 def in_answer(ctx: RequestContext, commit: BufferedCommit, clock: Clock) -> bytes:
     """The body of a buffered answer: the provider's, and one more key at its end where it is JSON and was asked for."""
-    if not _wanted(ctx) or commit.result.content_type is not None:
-        return commit.body
-    return jsonx.with_key(commit.body, KEY, _encoded(ctx, clock))
+    return commit.body if commit.result.content_type is not None else in_body(ctx, commit.body, clock)
+
+
+def in_body(ctx: RequestContext, body: bytes, clock: Clock) -> bytes:
+    """The same of a body that is known to be JSON."""
+    return jsonx.with_key(body, KEY, _encoded(ctx, clock)) if _wanted(ctx) else body
 
 
 def in_stream(ctx: RequestContext, terminal: bytes, clock: Clock) -> bytes:

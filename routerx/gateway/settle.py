@@ -66,6 +66,8 @@ class Consumption(msgspec.Struct, frozen=True):
 
 
 NOTHING = Consumption(None, UsageSource.NONE, charged=False)
+TOLD_AGAIN = Consumption(None, UsageSource.NONE, charged=True)
+"""Row N: an answer of the response cache. No price is on its record, so nothing is owed."""
 
 
 def estimated(input_tokens: int, output_chars: int) -> Usage:
@@ -180,6 +182,8 @@ class Settler:
 
     def _consumption(self, ctx: RequestContext, now_s: float) -> Consumption:
         """The charge policy. Only the attempt that answered is ever looked at (row L)."""
+        if ctx.billing is BillingMode.CACHED:
+            return TOLD_AGAIN
         if ctx.outcome == Outcome.OK:
             return self._complete(ctx)
         if ctx.outcome in CLIENT_GONE_LATE:  # Row E: the prompt and what was delivered up to the cancel.

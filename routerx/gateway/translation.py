@@ -125,7 +125,7 @@ class Translator:
         script = self.passing(ctx, candidate) if not rejoin.given else None
         if script is None:
             script = await self.translated(ctx, candidate, given=rejoin.given)
-        return msgspec.structs.replace(script, translates=True, asked=_asked(ctx, canonical(ctx)), rejoin=rejoin)
+        return msgspec.structs.replace(script, translates=True, asked=asked_of(ctx, canonical(ctx)), rejoin=rejoin)
 
     async def translated(self, ctx: RequestContext, candidate: Candidate, *, given: str = "") -> Script:
         """The script of one attempt between two dialects. Awaits only where a URL has to be fetched. `given`: the
@@ -155,7 +155,7 @@ class Translator:
         if draft.operation is Operation.CHAT:
             request = canonical(ctx)
             request = ctx.request = await self._inlined(request, spoken.target.inline_media, ctx.snapshot.server.egress)
-            asked = _asked(ctx, request)
+            asked = asked_of(ctx, request)
             encoded = spoken.target.encode_request(prefilled(request, given) if given else request, aim)
         elif draft.operation is Operation.EMBEDDINGS and caller.embedding_source and spoken.embedding_target:
             embedding = caller.embedding_source.decode_request(ctx.fields)
@@ -211,7 +211,8 @@ class Translator:
         )
 
 
-def _asked(ctx: RequestContext, request: ChatRequest) -> Asked:
+def asked_of(ctx: RequestContext, request: ChatRequest) -> Asked:
+    """What this request's answer is written for."""
     inbound, peek = ctx.inbound, ctx.peek
     assert peek is not None
     return Asked(
@@ -271,7 +272,7 @@ def rejoining_tap(script: Script, rejoin: Rejoin, request_id: str) -> tuple[Even
 
 def cut_by_length(ctx: RequestContext, delivered: Delivered) -> bytes:
     """The end of a stream that is no longer than what the caller has of it."""
-    encoder = ctx.inbound.dialect.source.encoder(_asked(ctx, canonical(ctx)))
+    encoder = ctx.inbound.dialect.source.encoder(asked_of(ctx, canonical(ctx)))
     for event in delivered.retold():
         encoder.encode(event)
     return encoder.encode(Finished(Finish.LENGTH)) + encoder.end()
@@ -295,7 +296,7 @@ def gathered(script: Script, body: bytes, request_id: str) -> list[Event] | Fail
 
 def tell_gathered(script: Script, ctx: RequestContext, events: list[Event]) -> tuple[bytes, tuple[str, ...]]:
     """Such a stream as the caller's one whole answer, and what of it the caller's wire cannot say."""
-    return script.caller.source.encode_answer(fold(events), _asked(ctx, canonical(ctx)))
+    return script.caller.source.encode_answer(fold(events), asked_of(ctx, canonical(ctx)))
 
 
 def tell_as_stream(script: Script, tap: StreamTap, body: bytes, request_id: str) -> bytes:

@@ -42,11 +42,12 @@ ORDER = istr("X-RouterX-Provider-Order")
 ALLOW_FALLBACKS = istr("X-RouterX-Allow-Fallbacks")
 OWN_KEY = istr("X-RouterX-API-Key")
 METADATA = istr("X-RouterX-Metadata")
+CACHE = istr("X-RouterX-Cache")
 TIMEOUT = istr("X-RouterX-Timeout")
 SESSION = istr("X-RouterX-Session")
 SESSION_ID = istr("X-Session-Id")
 """The same, as callers of other gateways send it."""
-_HEADERS = (SORT, ONLY, IGNORE, ORDER, ALLOW_FALLBACKS, OWN_KEY, METADATA, TIMEOUT, SESSION, SESSION_ID)
+_HEADERS = (SORT, ONLY, IGNORE, ORDER, ALLOW_FALLBACKS, OWN_KEY, METADATA, CACHE, TIMEOUT, SESSION, SESSION_ID)
 
 _TRUE, _FALSE = frozenset({"true", "1", "on"}), frozenset({"false", "0", "off"})
 _PLAIN_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -94,6 +95,7 @@ def _steering(headers: MultiMapping[str]) -> Steering:
         metadata=metadata is True,
         deadline_s=_deadline_s(headers),
         session=session,
+        cache=_flag(headers, CACHE) is True,
     )
 
 

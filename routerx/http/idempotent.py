@@ -18,6 +18,8 @@ from routerx.gateway.pipeline import Gateway
 from routerx.http.inbound import Arrival
 from routerx.tasks import TaskSet
 
+Failed = RouterXError | ConnectionError
+
 
 class OnceOnly:
     """Stands between the tenant API and the gateway, for these requests alone."""
@@ -53,7 +55,7 @@ class OnceOnly:
             raise told
         return told
 
-    async def _served(self, inbound: Inbound, client: ClientStream, use: Use) -> Answer | RouterXError | ConnectionError | None:
+    async def _served(self, inbound: Inbound, client: ClientStream, use: Use) -> Answer | Failed | None:
         """Errors are returned: whoever waits raises them, and where nobody does any more, nobody is to be told."""
         settles = True
         try:
