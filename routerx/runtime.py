@@ -34,6 +34,7 @@ from routerx.control.vitals import Vitals
 from routerx.domain.record import RequestRecord
 from routerx.errors import OperatorError
 from routerx.gateway.attempt import AttemptLoop
+from routerx.gateway.cache import ResponseCache
 from routerx.gateway.explain import Explainer
 from routerx.gateway.idempotency import Idempotency
 from routerx.gateway.pipeline import Gateway, GatewayParts
@@ -141,6 +142,7 @@ class Runtime:
             routing=self.routing,
             attempts=AttemptLoop(self.routing, transports, Translator(egress.fetch), clock),
             settler=Settler(self.ledger, clock),
+            cache=ResponseCache(clock),
             metrics=self.metrics,
             log=self._log_request,
             clock=clock,

@@ -25,6 +25,7 @@ from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import Limits, Principal, Tenant
 from routerx.errors import MediaUnavailable, RouterXError
 from routerx.gateway.attempt import AttemptLoop
+from routerx.gateway.cache import ResponseCache
 from routerx.gateway.context import Answer, Inbound
 from routerx.gateway.pipeline import Gateway, GatewayParts
 from routerx.gateway.settle import Settler
@@ -188,6 +189,7 @@ class _Studio:
             routing=routing,
             attempts=AttemptLoop(routing, stage, Translator(_no_fetch), clock),
             settler=Settler(self._ledger, clock),
+            cache=ResponseCache(clock),
             metrics=self._metrics,
             log=records.append,
             clock=clock,

@@ -13,16 +13,17 @@ from routerx.clock import Clock
 from routerx.dialects.multipart import read_form
 from routerx.domain.call import Operation
 from routerx.domain.failure import Failure, FailureKind, as_client_error
-from routerx.domain.record import Outcome, RequestRecord
+from routerx.domain.record import BillingMode, Outcome, RequestRecord
 from routerx.domain.tenant import OnDisconnect
 from routerx.errors import RateLimited, RouterXError, ShuttingDown, TenantSuspended
 from routerx.gateway import metadata
 from routerx.gateway.admit import place_hold, terms_of, tokens_expected
 from routerx.gateway.affinity import Affinity, conversation_of
 from routerx.gateway.attempt import AttemptLoop, deadline_of
+from routerx.gateway.cache import ResponseCache
 from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
 from routerx.gateway.growth import Growth
-from routerx.gateway.headers import cost_headers, route_headers
+from routerx.gateway.headers import cost_headers, json_type, route_headers
 from routerx.gateway.keepalive import KeepAlive
 from routerx.gateway.redact import redacted
 from routerx.gateway.relay import CallerTooSlow, drain, relay
@@ -54,6 +55,7 @@ class GatewayParts(msgspec.Struct, frozen=True):
     routing: RoutingState
     attempts: AttemptLoop
     settler: Settler
+    cache: ResponseCache
     metrics: Metrics
     log: Callable[[RequestRecord], None]
     """Called with every settled request, for the process's log."""
@@ -99,6 +101,9 @@ class Gateway:
         self._active[task] = ctx
         try:
             self._begin(ctx)
+            if inbound.steering.cache and (kept := await self._parts.cache.find(ctx)) is not None:
+                return await self._tell_again(ctx, kept, client)
+            self._admit(ctx)
             if ctx.peek is not None and ctx.peek.stream:
                 commit = await self._committed(ctx, client)
             else:
@@ -133,9 +138,25 @@ class Gateway:
                 raise cut_by from None
             raise
         finally:
+            if inbound.steering.cache:
+                self._parts.cache.land(ctx)
             if not ctx.draining:
                 self._end(ctx)
             del self._active[task]
+
+    async def _tell_again(self, ctx: RequestContext, kept: Answer, client: ClientStream) -> Answer | None:
+        """An answer of the response cache: counted by the limits, free, and a request of its own (row N)."""
+        parts = self._parts
+        ctx.billing = BillingMode.CACHED
+        ctx.lease = parts.limiter.admit(ctx.principal, 0, parts.clock.monotonic_s(), parts.clock.now_ns())
+        await self._settle_durably(ctx)
+        if ctx.peek is not None and ctx.peek.stream:
+            await client.start(kept.headers + self._limit_headers(ctx))
+            await client.finish(metadata.in_stream(ctx, kept.body, parts.clock))
+            return None
+        headers = kept.headers + cost_headers(ctx, parts.clock.monotonic_s()) + self._limit_headers(ctx)
+        body = metadata.in_body(ctx, kept.body, parts.clock) if "json" in kept.content_type else kept.body
+        return Answer(body, kept.content_type, headers)
 
     def _is_to_be_drained(self, ctx: RequestContext) -> bool:
         """Whether a stream whose caller has gone is read to its end, because the provider bills it anyway (row F)."""
@@ -176,9 +197,8 @@ class Gateway:
         return peek.input_tokens_likely
 
     def _begin(self, ctx: RequestContext) -> None:
-        """Steps 2 to 5: everything that is decided before a provider is asked. Never awaits."""
+        """Steps 2 to 4: what is asked, and who may answer. Never awaits."""
         parts, inbound, snapshot = self._parts, ctx.inbound, ctx.snapshot
-        principal = ctx.principal
         if inbound.operation is Operation.TRANSCRIPTIONS:
             ctx.form = read_form(inbound.content_type, inbound.body)
             ctx.fields = ctx.form.fields
@@ -190,17 +210,23 @@ class Gateway:
         ctx.fields, wishes = take_wishes(ctx.fields, steering, inbound.operation, inbound.dialect)
         ctx.peek = peek = inbound.dialect.peek(inbound.operation, inbound.body, ctx.fields)
         now_s = parts.clock.monotonic_s()  # Not the start: the body may have taken its time.
-        ask = Ask(peek, principal, wishes, steering.own_key is not None)
+        ask = Ask(peek, ctx.principal, wishes, steering.own_key is not None)
         ctx.plan = make_plan(ask, snapshot, parts.routing, now_s)
         if ctx.plan.policy.affinity_s is not None and not ctx.plan.ordered:
             ctx.conversation = conversation_of(ctx)
             if ctx.conversation is not None:
                 ctx.plan = self._affinity.seated(ctx.conversation, ctx.plan, now_s)
+
+    def _admit(self, ctx: RequestContext) -> None:
+        """Step 5: whether it may start, and can be paid for. Never awaits."""
+        parts, principal, peek = self._parts, ctx.principal, ctx.peek
+        assert peek is not None
+        assert ctx.plan is not None
         tokens = tokens_expected(peek, ctx.plan, principal)
         # The hold first: a request that cannot be paid for must not use up the limits.
         usual = parts.settler.usual(principal.tenant.name, peek)
         ctx.hold = place_hold(parts.ledger, principal, peek, ctx.plan, usual)
-        ctx.lease = parts.limiter.admit(principal, tokens, now_s, parts.clock.now_ns())
+        ctx.lease = parts.limiter.admit(principal, tokens, parts.clock.monotonic_s(), parts.clock.now_ns())
 
     async def _committed(self, ctx: RequestContext, client: ClientStream) -> BufferedCommit | StreamCommit:
         """Steps 6 to 8 of a stream, with comments to a caller who waits long."""
@@ -242,13 +268,14 @@ class Gateway:
         headers = route_headers(ctx) + cost_headers(ctx, self._parts.clock.monotonic_s()) + self._limit_headers(ctx)
         content_type = commit.result.content_type
         body = metadata.in_answer(ctx, commit, self._parts.clock)
-        return Answer(body, content_type if content_type is not None else _json_type(commit.content_type), headers)
+        return Answer(body, content_type if content_type is not None else json_type(commit.content_type), headers)
 
     async def _stream(self, ctx: RequestContext, commit: StreamCommit, client: ClientStream) -> None:
         self._commit(ctx, commit)
         parts = self._parts
         if ctx.waiting is None or not ctx.waiting.started:
             await client.start(route_headers(ctx) + self._limit_headers(ctx))
+        client = parts.cache.over(ctx, client) if ctx.inbound.steering.cache else client
         ctx.growth = self._growth(ctx)
         if _may_be_rescued(ctx, commit) or (ctx.growth is not None and ctx.growth.is_tight):
             ctx.transcript = Transcript(ctx.inbound.dialect, ctx.inbound.request_id)
@@ -350,6 +377,8 @@ class Gateway:
             # Cancelling the wait does not cancel the commit: a caller who hangs up now has had a whole answer, and is
             # charged for it (FAULTS.md 57).
             await receipt.durable
+        if ctx.inbound.steering.cache and ctx.committed is not None:
+            self._parts.cache.keep(ctx, ctx.committed)
 
     def _settle(self, ctx: RequestContext) -> None:
         record = self._parts.settler.settle(ctx)
@@ -463,11 +492,6 @@ def _may_be_rescued(ctx: RequestContext, commit: StreamCommit) -> bool:
         and len(ctx.attempts) < plan.policy.retry.attempts_max
         and "logprobs" not in ctx.fields
     )
-
-
-def _json_type(content_type: str) -> str:
-    """The label of a body that was judged to be JSON: the provider's own, where it says so and nothing odd besides."""
-    return content_type if "json" in content_type and content_type.isprintable() else "application/json"
 
 
 def _cut_off() -> ShuttingDown:
