@@ -41,16 +41,16 @@ def settle_skipped_on_disconnect() -> None:
 
 def charge_before_hold() -> None:
     """What a request may cost is charged when it comes in."""
-    proper = Gateway._begin
+    proper = Gateway._admit
 
-    def begin(self: Gateway, ctx: RequestContext) -> None:
+    def admit(self: Gateway, ctx: RequestContext) -> None:
         proper(self, ctx)
         assert ctx.hold is not None
         record = self._parts.settler._record(ctx)
         cost_nano = ctx.hold.amount_nano
         self._parts.ledger.settle(msgspec.structs.replace(record, cost_nano=cost_nano, billing=BillingMode.PAID), None)
 
-    Gateway._begin = begin  # type: ignore[method-assign]
+    Gateway._admit = admit  # type: ignore[method-assign]
 
 
 def write_behind() -> None:
