@@ -64,9 +64,9 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
     if blocked:
         lack = _lack(blocked, state, now_s, peek.tokens_likely)
         if not candidates:
-            error = _none_ready(shortlist.model, lack, now_s)
-            error.excluded = tuple((one.endpoint, one.rule) for one in excluded + lack.out)
-            raise error
+            # Raised without a name here: a frame that holds its own exception is left to the garbage collector, and in
+            # an outage there are thousands of them a second.
+            raise _none_ready(shortlist.model, lack, now_s, excluded + lack.out)
         excluded += lack.out
     if not wishes.allow_fallbacks and not wishes.order:
         excluded += tuple(Exclusion(candidate.endpoint.key, NO_FALLBACKS) for candidate in candidates[1:])
@@ -111,19 +111,25 @@ def _lack(blocked: list[Option], state: RoutingState, now_s: float, tokens: int)
     )
 
 
-def _none_ready(model: str, lack: _Lack, now_s: float) -> NoHealthyUpstream | UpstreamsLimited:
-    if math.isinf(lack.earliest_s):
-        return NoHealthyUpstream(f"no provider of model {model!r} has a usable credential")
+def _none_ready(
+    model: str, lack: _Lack, now_s: float, excluded: tuple[Exclusion, ...] = ()
+) -> NoHealthyUpstream | UpstreamsLimited:
+    error: NoHealthyUpstream | UpstreamsLimited
     wait_s = max(0.0, lack.earliest_s - now_s)
-    if LIMITED.issuperset([each.rule for each in lack.out]):
-        return UpstreamsLimited(
+    if math.isinf(lack.earliest_s):
+        error = NoHealthyUpstream(f"no provider of model {model!r} has a usable credential")
+    elif LIMITED.issuperset([each.rule for each in lack.out]):
+        error = UpstreamsLimited(
             f"every provider of model {model!r} has reached a rate limit; the next call fits in {math.ceil(wait_s)} s",
             retry_after_s=wait_s,
         )
-    return NoHealthyUpstream(
-        f"every provider of model {model!r} is failing or resting; the next one is tried in {wait_s:.0f} s",
-        retry_after_s=wait_s,
-    )
+    else:
+        error = NoHealthyUpstream(
+            f"every provider of model {model!r} is failing or resting; the next one is tried in {wait_s:.0f} s",
+            retry_after_s=wait_s,
+        )
+    error.excluded = tuple((one.endpoint, one.rule) for one in excluded)
+    return error
 
 
 # --- sizes

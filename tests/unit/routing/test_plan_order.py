@@ -1,5 +1,6 @@
 """In which order candidates stand, and which stand aside now."""
 
+import gc
 from collections import Counter
 
 import pytest
@@ -242,3 +243,17 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         world.plan(chat(f"mock/typed-{number}"))
     assert len(world.state.plans) == 8
     assert world.order() == ["a/x"]
+
+
+def test_a_refusal_leaves_nothing_to_the_garbage_collector() -> None:
+    """In an outage there are thousands a second, and each collection would hold everybody up."""
+    world = World(snapshot([model("m", endpoint("a/x"))]))
+    world.fail("a/x", FailureKind.SERVER_ERROR, times=5)
+    gc.collect()
+    for _ in range(20):
+        try:
+            world.plan()
+        except NoHealthyUpstream:
+            continue
+        raise AssertionError("the circuit is open")
+    assert gc.collect() == 0
