@@ -33,7 +33,9 @@ class OnceOnly:
         """As Gateway.serve(). Raises InvalidParameter for a malformed key, and what Idempotency.begin() raises."""
         request = arrival.request
         key = checked_key(request.headers.getall(HEADER))
-        scope = digest_of(inbound.principal.tenant.name.encode(), key.encode())
+        tenant = inbound.principal.tenant
+        # A key that is kept to some models must not get what another one was told.
+        scope = digest_of(tenant.name.encode(), *(pattern.encode() for pattern in tenant.key_allow), key.encode())
         body = _unbounded(inbound.body, request.headers.get("Content-Type", ""))
         fingerprint = digest_of(request.method.encode(), request.path.encode("utf-8", "replace"), body)
         use = await self._uses.begin(scope, fingerprint, inbound.request_id)

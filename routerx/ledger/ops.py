@@ -5,6 +5,7 @@ an exception object: only the unforeseen is raised, and then the writer replays 
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from routerx.secrets import key_id
 _encode = msgspec.json.Encoder().encode
 
 
-class Op:
+class Op(ABC):
     """One unit of work; `future` is resolved in the event loop once it is durable or has failed."""
 
     __slots__ = ("future",)
@@ -31,9 +32,9 @@ class Op:
     def __init__(self, future: "asyncio.Future[Any] | None") -> None:
         self.future = future
 
+    @abstractmethod
     def apply(self, batch: Batch) -> object:
         """Put the work into `batch`."""
-        raise NotImplementedError
 
     def apply_checked(self, batch: Batch) -> object:
         """The same in a one-by-one replay, where there is time to look first."""

@@ -19,7 +19,6 @@ EVERY_S = 0.5
 class Recovery:
     calls: int
     failed: int
-    down_s: float
     back_after_s: float | None
     """From the primary's return until it was used again, on the real scale; None: never."""
 
@@ -37,7 +36,7 @@ async def outage(
         if back_s is None and now_s - began_s >= DOWN_S * scale:
             up.default, back_s = Ok(TEXT, USAGE), now_s
         if back_s is not None and now_s - back_s > patience_s * scale:
-            return Recovery(calls, failed, DOWN_S, None)
+            return Recovery(calls, failed, None)
         calls += 1
         try:
             answer = await client.chat.completions.create(model="duo", messages=HELLO)  # type: ignore[arg-type]
@@ -45,5 +44,5 @@ async def outage(
             failed += 1
         else:
             if back_s is not None and answer.choices[0].message.content == TEXT:
-                return Recovery(calls, failed, DOWN_S, (time.monotonic() - back_s) / scale)
+                return Recovery(calls, failed, (time.monotonic() - back_s) / scale)
         await asyncio.sleep(EVERY_S * scale)

@@ -75,7 +75,6 @@ class Scenario:
     alone: bool = False
     """Asks for the model that has no fallback."""
     idle_s: float | None = None
-    first_token_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from routerx.domain.record import BillingMode
 from tests.flow.flow_kit import UP_COST
 from tests.support.gateway import HELLO, KEY, Config, Gateway, Reply, config, digest, running, wait_for
-from tests.support.upstream import Ok, ScriptedUpstream, Status, Stream
+from tests.support.upstream import End, Gate, Ok, Raw, ScriptedUpstream, Status, Stream
 
 CHAT = "/v1/chat/completions"
 OTHER_KEY = "other_tenant_key_123456"
@@ -154,13 +154,18 @@ async def test_the_first_hanging_up_takes_nothing_from_the_second(gw: Gateway, u
 
 async def test_a_failing_first_lets_the_others_try(gw: Gateway, up: ScriptedUpstream) -> None:
     gate = asyncio.Event()
-    up.queue(Stream(["x"], gates={0: gate}, frames=[b"data: {\n\n"]), Stream(["own"]), Stream(["own"]))
+    refusal = b"HTTP/1.1 400 Bad\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    up.queue(Raw([Gate(gate), refusal], End.KEEP))
+    up.default = Stream(["own"])
     tasks = [asyncio.create_task(ask(gw, stream=True))]
     await up.arrived(1)
     tasks += [asyncio.create_task(ask(gw, stream=True)) for _ in range(2)]
     await wait_for(lambda: gw.runtime.gateway.in_flight == 3)
+    assert len(up.requests) == 1  # They wait for the first.
     gate.set()
-    assert "own" in [(await task).text for task in tasks[1:]]
+    assert (await tasks[0]).status == 400
+    assert [(await task).text for task in tasks[1:]] == ["own", "own"]
+    assert len(up.requests) == 3
 
 
 async def test_a_hit_counts_in_the_limits(tmp_path: Path, up: ScriptedUpstream) -> None:

@@ -240,7 +240,7 @@ def test_verify_changes_nothing(good: Path):
 
 
 async def wait_for_trouble(ledger, clock: ManualClock) -> None:
-    for _ in range(300):
+    for _ in range(1_500):
         await clock.run(60)
         if ledger.health().suspects or not ledger.health().ok:
             return
