@@ -16,6 +16,7 @@ from routerx.domain.call import Operation
 from routerx.domain.model import Capability
 from routerx.http.admin_app import admin_actor
 from routerx.http.inbound import Arrival
+from routerx.telemetry.metrics import CONTENT_TYPE
 
 CALLER_DIALECTS = (OPENAI, RESPONSES, ANTHROPIC, GEMINI)
 
@@ -60,7 +61,7 @@ class OpsApi:
         return web.Response(
             body=self._vitals.metrics(),
             headers={
-                "Content-Type": "text/plain; version=0.0.4; charset=utf-8",
+                "Content-Type": CONTENT_TYPE,
                 "X-Request-Id": arrival.request_id,
             },
         )

@@ -181,7 +181,7 @@ def _conversation(
     leading = True
     for message in request.messages:
         is_system = message.role in (Role.SYSTEM, Role.DEVELOPER)
-        writer = _Writer(names, aim, dropped)
+        writer = _Writer(names, dropped)
         parts = [part for one in message.parts for part in writer.write(one)]
         if is_system and leading:
             system += parts
@@ -221,9 +221,8 @@ def _sign_unsigned(message: Message, parts: list[dict[str, Any]], aim: Aim) -> N
 class _Writer:
     """Writes the parts of one message."""
 
-    def __init__(self, names: dict[str, str], aim: Aim, dropped: set[str]) -> None:
+    def __init__(self, names: dict[str, str], dropped: set[str]) -> None:
         self._names = names
-        self._aim = aim
         self._dropped = dropped
 
     def write(self, part: Part) -> Iterator[dict[str, Any]]:
