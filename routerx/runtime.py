@@ -52,6 +52,7 @@ from routerx.http.explain import ExplainApi, explain_route
 from routerx.http.inbound import Door
 from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
+from routerx.keyring import Keyring
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
@@ -106,6 +107,8 @@ class Runtime:
         self.routing = RoutingState(random.Random())  # noqa: S311 - jitter and tie-breaking, nothing secret.
         self.limiter = MemoryLimiter(snapshot.server.concurrency_max)
         self.watcher = ConfigWatcher(self.holder, loader.load, clock, self._applied, self._prepare)
+        self.keyring = Keyring(snapshot.server.vault_keys, snapshot.server.data_dir)
+        """What is encrypted at rest; its keys are those that the process was started with."""
         self.logs: Logs | None = None
         self.port = 0
         """The TCP port that is listened on, once started."""

@@ -9,6 +9,7 @@ from routerx.config.problems import Path
 from routerx.config.settings import ENVIRONMENT, ledger_path_of
 from routerx.config.snapshot import ServerConfig
 from routerx.domain.egress import EgressPolicy
+from routerx.keyring import KEY_CHARS_MAX, KEY_CHARS_MIN
 from routerx.secrets import DIGEST_PREFIX, Secret, key_digest
 
 ADMIN_KEY_CHARS_MIN = 16
@@ -27,6 +28,7 @@ def compile_server(run: Compilation) -> ServerConfig:
         port=port,
         data_dir=folder,
         admin_key_digests=_admin_digests(run),
+        vault_keys=_vault_keys(run),
         auth=settings.auth if settings.auth is not None else block.auth,
         auth_header=settings.auth_header if settings.auth_header is not None else block.auth_header,
         public_models=settings.public_models if settings.public_models is not None else block.public_models,
@@ -162,6 +164,26 @@ def _admin_digests(run: Compilation) -> frozenset[str]:
             run.problems.at(ENVIRONMENT, f"ROUTERX_ADMIN_KEY: {_ADMIN_KEY_RULE}")
         digests.add(key_digest(run.settings.admin_key.reveal()))
     return frozenset(digests)
+
+
+def _vault_keys(run: Compilation) -> tuple[Secret, ...]:
+    keys: list[Secret] = []
+    for index, secret in enumerate(run.config.server.vault_keys):
+        path: Path = ("server", "vault_keys", index)
+        text = secret.reveal()
+        if not text:
+            continue  # An unset variable that may be.
+        if not KEY_CHARS_MIN <= len(text) <= KEY_CHARS_MAX or not text.isprintable():
+            run.problems.add(
+                path,
+                f"is not a vault key: it needs {KEY_CHARS_MIN} to {KEY_CHARS_MAX} printable characters, like those of "
+                "'openssl rand -base64 32'",
+                value=False,
+            )
+        else:
+            run.refuse_open_secret(path)
+            keys.append(secret)
+    return tuple(keys)
 
 
 _ADMIN_KEY_RULE = f"is not an admin key: it needs at least {ADMIN_KEY_CHARS_MIN} characters and no spaces"

@@ -15,7 +15,7 @@ Path = tuple[str | int, ...]
 
 PROBLEMS_MAX = 100
 _VALUE_CHARS_MAX = 60
-_SECRET_PARTS = frozenset({"keys", "admin_keys", "key", "headers", "proxy", "auth_keys"})
+_SECRET_PARTS = frozenset({"keys", "admin_keys", "vault_keys", "key", "headers", "proxy", "auth_keys"})
 
 
 class Mark(msgspec.Struct, frozen=True):

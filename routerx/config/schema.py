@@ -78,6 +78,13 @@ class ServerBlock(Block):
         list[SecretText],
         Field(description="Keys of the admin API: references, or digests as sha256:<hex>."),
     ] = []
+    vault_keys: Annotated[
+        list[SecretText],
+        Field(
+            description="Keys that encrypt what is kept for tenants: the first one seals, all open. None: one is made "
+            "in data_dir/secrets/vault.key."
+        ),
+    ] = []
     auth: Annotated[Flag, Field(description="off: every caller is the first tenant; only on a loopback address.")] = (
         True
     )

@@ -10,6 +10,7 @@ from routerx.domain.model import Model
 from routerx.domain.policy import Policy
 from routerx.domain.tenant import Plan, Principal, Tenant
 from routerx.providers.spec import Provider
+from routerx.secrets import Secret
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -19,6 +20,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     port: int = 8080
     data_dir: str = "./data"
     admin_key_digests: frozenset[str] = frozenset()
+    vault_keys: tuple[Secret, ...] = ()
+    """Texts that the keys for encryption at rest are made of (routerx/keyring.py); the first one seals."""
     auth: bool = True
     """False: every caller is the first tenant; allowed on loopback only."""
     auth_header: str | None = None
@@ -53,7 +56,16 @@ class ServerConfig(msgspec.Struct, frozen=True):
 
 
 RESTART_ONLY = frozenset(
-    {"host", "port", "data_dir", "ledger_path", "ledger_synchronous", "connections_max", "log_level"}
+    {
+        "host",
+        "port",
+        "data_dir",
+        "vault_keys",
+        "ledger_path",
+        "ledger_synchronous",
+        "connections_max",
+        "log_level",
+    }
 )
 
 

@@ -20,7 +20,7 @@ from routerx.domain.tenant import (
 )
 from routerx.errors import ConfigError
 from routerx.providers.spec import Auth, MockSettings
-from routerx.secrets import key_digest, key_id
+from routerx.secrets import Secret, key_digest, key_id
 from tests.unit.config.config_kit import CHAT_PRICE, TWO_LINES, WITH_KEY, Folder
 
 FREE = PriceCard(input_pico=0, output_pico=0)
@@ -61,14 +61,17 @@ server:
   drain: 6s
   log_level: debug
   admin_keys: ["${env:ADMIN}"]
+  vault_keys: ["${env:VAULT}", "${env:OLD_VAULT:-}"]
 ledger: {path: books.db, synchronous: normal, log_retention: 7d, retention: 90d}
 """
-    snapshot = folder.load(text, {**WITH_KEY, "ADMIN": "an-admin-key-of-some-length"})
+    env = {**WITH_KEY, "ADMIN": "an-admin-key-of-some-length", "VAULT": "v" * 32}
+    snapshot = folder.load(text, env)
     assert snapshot.server == ServerConfig(
         host="::1",
         port=9000,
         data_dir=str(folder.path / "state"),
         admin_key_digests=frozenset({key_digest("an-admin-key-of-some-length")}),
+        vault_keys=(Secret("v" * 32),),
         auth_header="X-Gateway-Key",
         public_models=True,
         public_metrics=True,
