@@ -47,6 +47,7 @@ def compile_tenants(run: Compilation, server: ServerConfig, policies: dict[str, 
             policy=entry.policy,
             allow=tuple(entry.allow),
             opening_balance_nano=entry.opening_balance,
+            byok_fallback=entry.byok_fallback,
         )
     return Customers(plans=plans, tenants=tenants, keys=_keys(run, server, tenants))
 

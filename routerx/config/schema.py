@@ -346,6 +346,10 @@ class TenantEntry(Block):
     limits: Annotated[LimitsBlock, Field(description="In place of the plan's, where set.")] = LimitsBlock()
     spend_limit: Annotated[SpendLimitText | None, Field(description="In place of the plan's.")] = None
     opening_balance: Annotated[MoneyNano, Field(description="Granted once, when the ledger first sees the tenant.")] = 0
+    byok_fallback: Annotated[
+        bool,
+        Field(description="Where the tenant's own provider keys fail, go on with the house's, at the plan's prices."),
+    ] = False
 
 
 class Config(Block):

@@ -8,6 +8,8 @@ from multidict import MultiMapping
 from routerx.domain.failure import Failure
 from routerx.domain.model import Capability, Endpoint
 from routerx.domain.policy import Policy, Timeouts
+from routerx.domain.pricing import PriceSnapshot
+from routerx.domain.record import BillingMode
 from routerx.domain.usage import Usage
 from routerx.money import ceil_div
 
@@ -102,6 +104,11 @@ class Candidate(msgspec.Struct, frozen=True):
     is_fallback_model: bool = False
     timeouts: Timeouts = Timeouts()
     """Of calls to it: the policy's, else the endpoint's, else the provider's."""
+    own_key: bool = False
+    """It is asked with the tenant's own credential; else with the house's."""
+    billing: BillingMode = BillingMode.FREE
+    terms: PriceSnapshot | None = None
+    """How its answer is billed, and on which terms; None where it has no price."""
 
 
 class Exclusion(msgspec.Struct, frozen=True):
@@ -125,8 +132,6 @@ class Plan(msgspec.Struct, frozen=True):
     """The caller named further models itself: every failure, also a rejection, goes on to the next candidate."""
     ordered: bool = False
     """The caller said in which order; nothing else may change it."""
-    own_key: bool = False
-    """The caller brings its own credential; all candidates are of the provider it is for."""
 
 
 class Progress:

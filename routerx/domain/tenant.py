@@ -1,9 +1,13 @@
 """Tenants, their plans, and who is calling."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import msgspec
+
+from routerx.secrets import Secret
 
 
 class Billing(StrEnum):
@@ -93,6 +97,8 @@ class Tenant(msgspec.Struct, frozen=True):
     """Of the key that calls, where it is restricted: what is used has to match both."""
     opening_balance_nano: int = 0
     """Granted once, when the ledger first sees the tenant."""
+    byok_fallback: bool = False
+    """Where its own stored keys fail, the house's may be used, and paid for."""
 
 
 def may_use(tenant: Tenant, *names: str) -> bool:
@@ -103,6 +109,18 @@ def may_use(tenant: Tenant, *names: str) -> bool:
         not patterns or any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
         for patterns in (tenant.allow, tenant.key_allow)
     )
+
+
+class StoredKeys(msgspec.Struct, frozen=True):
+    """Providers that a tenant has keys of its own for."""
+
+    usable: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    """Keys that are stored and cannot be read any more."""
+
+
+NO_STORED_KEYS = StoredKeys()
+NO_KEYS: Mapping[str, Secret | None] = MappingProxyType({})
 
 
 class KeyTerms(msgspec.Struct, frozen=True):
@@ -123,3 +141,13 @@ class Principal(msgspec.Struct, frozen=True):
     key_id: str
     terms: KeyTerms | None = None
     """Of the key; None: only what holds for the tenant."""
+    own_keys: Mapping[str, Secret | None] = NO_KEYS
+    """The tenant's own provider keys by provider; None for one that is stored and cannot be read any more."""
+
+    @property
+    def stored(self) -> StoredKeys:
+        """For which providers there are such keys."""
+        if not self.own_keys:
+            return NO_STORED_KEYS
+        usable = frozenset(name for name, key in self.own_keys.items() if key is not None)
+        return StoredKeys(usable, frozenset(self.own_keys) - usable)

@@ -5,9 +5,8 @@ import msgspec
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Operation, Peek, Plan
 from routerx.domain.model import Endpoint
-from routerx.domain.pricing import BP, PriceSnapshot, ceiling_nano, cost_nano, fee_terms
-from routerx.domain.record import BillingMode
-from routerx.domain.tenant import Billing, KeyTerms, Principal, Tenant
+from routerx.domain.pricing import BP, ceiling_nano, cost_nano
+from routerx.domain.tenant import KeyTerms, Principal, Tenant
 from routerx.domain.usage import Usage
 from routerx.errors import InsufficientBalance, InvalidApiKey, TenantSuspended
 from routerx.ledger.base import Hold, Ledger
@@ -23,7 +22,8 @@ def identify(key: str | None, snapshot: Snapshot, ledger: Ledger, now_ns: int) -
     principal = _lookup(key, snapshot, ledger, now_ns)
     if ledger.suspended(principal.tenant.name):
         raise TenantSuspended("This tenant is suspended. Ask the operator of this gateway.")
-    return principal
+    own_keys = ledger.own_keys(principal.tenant.name)
+    return msgspec.structs.replace(principal, own_keys=own_keys) if own_keys else principal
 
 
 def _lookup(key: str | None, snapshot: Snapshot, ledger: Ledger, now_ns: int) -> Principal:
@@ -58,22 +58,6 @@ def restricted(caller: Principal) -> Principal:
     return msgspec.structs.replace(caller, tenant=msgspec.structs.replace(caller.tenant, key_allow=caller.terms.allow))
 
 
-def terms_of(endpoint: Endpoint, plan: Plan, tenant: Tenant) -> tuple[BillingMode, PriceSnapshot | None]:
-    """How a request answered by `endpoint` is billed, and on which terms; None where the endpoint has no price."""
-    if endpoint.price is None:
-        if tenant.plan.billing is Billing.OFF:
-            return BillingMode.OFF, None
-        return (BillingMode.BYOK if plan.own_key and not plan.free else BillingMode.FREE), None
-    terms = PriceSnapshot(endpoint.price, tenant.plan.markup_bp)
-    if tenant.plan.billing is Billing.OFF:
-        return BillingMode.OFF, terms
-    if plan.own_key and not plan.free:  # The caller pays the provider itself, and at most a fee here (row Q).
-        return BillingMode.BYOK, fee_terms(endpoint.price, tenant.plan.byok_fee_bp)
-    if plan.free or endpoint.price.is_free:
-        return BillingMode.FREE, terms
-    return BillingMode.PAID, terms
-
-
 def output_tokens_expected(peek: Peek, endpoint: Endpoint, tenant: Tenant, usual: int | None = None) -> int:
     """Output tokens to hold for: the caller's own maximum, else the plan's, and no more than is `usual`; never above
     what the endpoint can make."""
@@ -104,16 +88,14 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant, usual: int | None = None) 
         return 0
     dearest = 0
     for candidate in plan.candidates:
-        endpoint = candidate.endpoint
-        billing, terms = terms_of(endpoint, plan, tenant)
-        if not billing.owes or terms is None:
+        terms = candidate.terms
+        if terms is None or not candidate.billing.owes:
             continue
         if peek.metered is not None:
             nano = cost_nano(peek.metered.most, terms)
         else:
-            nano = ceiling_nano(
-                terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant, usual)
-            )
+            tokens = output_tokens_expected(peek, candidate.endpoint, tenant, usual)
+            nano = ceiling_nano(terms, peek.input_tokens_estimate, tokens)
         if nano > dearest:
             dearest = nano
     return dearest
@@ -136,17 +118,17 @@ def place_hold(ledger: Ledger, caller: Principal, peek: Peek, plan: Plan, usual:
     except InsufficientBalance as error:
         available = error.details.get("available")
         if isinstance(available, str) and peek.metered is None:
-            tokens = affordable_output_tokens(parse_usd(available), peek, plan, tenant)
+            tokens = affordable_output_tokens(parse_usd(available), peek, plan)
             error.details = {**error.details, "max_affordable_tokens": tokens}
         raise
 
 
-def affordable_output_tokens(available_nano: int, peek: Peek, plan: Plan, tenant: Tenant) -> int:
+def affordable_output_tokens(available_nano: int, peek: Peek, plan: Plan) -> int:
     """Output tokens per choice that fit into `available_nano` after the prompt, on the plan's cheapest paid target."""
     best = 0
     for candidate in plan.candidates:
-        billing, terms = terms_of(candidate.endpoint, plan, tenant)
-        if not billing.owes or terms is None or terms.card.output_pico == 0:
+        terms = candidate.terms
+        if terms is None or not candidate.billing.owes or terms.card.output_pico == 0:
             continue
         left = available_nano - cost_nano(Usage(in_fresh=peek.input_tokens_estimate), terms)
         per_token = terms.card.output_pico * (BP + terms.markup_bp) * peek.choices

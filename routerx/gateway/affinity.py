@@ -102,6 +102,7 @@ def _are_equals(first: Candidate, other: Candidate) -> bool:
     return (
         not other.is_fallback_model
         and not first.is_fallback_model
+        and other.own_key == first.own_key
         and first.endpoint.priority == other.endpoint.priority
     )
 

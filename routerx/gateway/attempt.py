@@ -196,7 +196,7 @@ class AttemptLoop:
         ctx.attempts[-1] = msgspec.structs.replace(
             ctx.attempts[-1], outcome=failure.kind.value, won=False, cost_est_nano=cost
         )
-        if not ctx.plan.own_key:
+        if not commit.candidate.own_key:
             key, now_s = commit.candidate.endpoint.key, self._clock.monotonic_s()
             policy, began_s = ctx.plan.policy, commit.started_s
             self._routing.failed(key, commit.credential.id, failure, policy, now_s, began_s=began_s)
@@ -212,9 +212,9 @@ class AttemptLoop:
         endpoint = candidate.endpoint
         provider = ctx.snapshot.providers[endpoint.provider]
         now_s = self._clock.monotonic_s()
-        own_key = ctx.inbound.steering.own_key
-        if own_key is not None:
-            credential: Credential | None = Credential(f"own-{fingerprint(own_key)}", own_key, transient=True)
+        credential: Credential | None
+        if candidate.own_key:
+            credential = _own_credential(ctx, provider.name)
         else:
             tokens = ctx.peek.tokens_likely if provider.limits_tokens else 0
             credential = self._routing.pick_credential(provider, endpoint, ctx.plan.policy, now_s, tokens=tokens)
@@ -238,7 +238,7 @@ class AttemptLoop:
     def _failed(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
         """Tell routing, which learns nothing from keys that are not the house's."""
         assert ctx.plan is not None
-        if not ctx.plan.own_key:
+        if not attempt.candidate.own_key:
             key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
             policy, began_s = ctx.plan.policy, attempt.started_s
             self._routing.failed(key, attempt.credential.id, failure, policy, now_s, began_s=began_s)
@@ -250,7 +250,7 @@ class AttemptLoop:
         index, tries = at
         self._failed(ctx, attempt, failure)
         key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
-        if plan.own_key:  # There is no other key, and nothing is known of when this one may be used again.
+        if attempt.candidate.own_key:  # There is no other key, and nothing is known of when this one may be used again.
             ready_in_s = failure.retry_after_s if failure.retry_after_s is not None else plan.policy.retry.backoff_min_s
         else:
             ready_in_s = self._routing.ready_in_s(attempt.provider, key, now_s)
@@ -303,7 +303,9 @@ class AttemptLoop:
         assert plan is not None
         candidate = plan.candidates[index]
         left = plan.policy.retry.attempts_max - len(ctx.attempts)
-        if left < 2 or not self._routing.budget(candidate.endpoint.key).spend(now_s):
+        if left < 2 or candidate.own_key != plan.candidates[index - 1].own_key:
+            return None  # Nobody asked to pay the house for a moment's patience.
+        if not self._routing.budget(candidate.endpoint.key).spend(now_s):
             return None
         try:
             script = self._translator.passing(ctx, candidate)
@@ -328,7 +330,7 @@ class AttemptLoop:
                     n for n, record in enumerate(ctx.attempts) if record.endpoint == result.candidate.endpoint.key
                 )
                 ctx.attempts[at] = msgspec.structs.replace(ctx.attempts[at], outcome=CANCELLED, won=False)
-                self._abandon(ctx, attempt)
+                self._abandon(attempt)
         ordered = sorted(ctx.attempts, key=lambda record: record.won)
         ctx.attempts[:] = [msgspec.structs.replace(record, n=n) for n, record in enumerate(ordered, 1)]
 
@@ -380,19 +382,17 @@ class AttemptLoop:
         return result
 
     def _cancelled(self, ctx: RequestContext, attempt: Attempt) -> None:
-        self._abandon(ctx, attempt)
+        self._abandon(attempt)
         self._note(ctx, attempt, CANCELLED)
 
-    def _abandon(self, ctx: RequestContext, attempt: Attempt) -> None:
-        assert ctx.plan is not None
-        if not ctx.plan.own_key:
+    def _abandon(self, attempt: Attempt) -> None:
+        if not attempt.candidate.own_key:
             key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
             self._routing.abandoned(key, attempt.credential.id, now_s, began_s=attempt.started_s)
 
     def _told(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> Failure:
         """The failure as it goes on: named for the deadline that was passed, blamed on the caller's own key where that
         was refused, and without the secrets of its call."""
-        assert ctx.plan is not None
         name = attempt.provider.name
         if failure.kind is FailureKind.FIRST_BYTE_TIMEOUT:
             if attempt.cut_by is FailureKind.TOTAL_TIMEOUT:
@@ -400,8 +400,10 @@ class AttemptLoop:
             if attempt.cut_by is FailureKind.CLIENT_DEADLINE:
                 return Failure(attempt.cut_by, f"{name} did not answer before the deadline that the request set.")
             return Failure(failure.kind, f"{name} sent no output within {attempt.first_token_s:g} s.")
-        if ctx.plan.own_key and failure.kind in (FailureKind.AUTH_FAILED, FailureKind.EXHAUSTED):
-            message = f"{name} refuses the key in X-RouterX-API-Key. No other key was tried."
+        if attempt.candidate.own_key and failure.kind in (FailureKind.AUTH_FAILED, FailureKind.EXHAUSTED):
+            stored = ctx.inbound.steering.own_key is None
+            whose = "that is stored as this tenant's own" if stored else "in X-RouterX-API-Key"
+            message = f"{name} refuses the key {whose}. No other key of it was tried."
             failure = msgspec.structs.replace(failure, kind=FailureKind.BYOK_REJECTED, message=message)
         return redacted(failure, attempt.provider, attempt.credential)
 
@@ -439,6 +441,13 @@ class AttemptLoop:
                 cost_est_nano=0 if won else _house_cost_nano(ctx, attempt, outcome),
             )
         )
+
+
+def _own_credential(ctx: RequestContext, provider: str) -> Credential | None:
+    """The caller's own, as it was sent with the request, else as it is stored for its tenant."""
+    sent = ctx.inbound.steering.own_key
+    key = sent if sent is not None else ctx.principal.own_keys.get(provider)
+    return None if key is None else Credential(f"own-{fingerprint(key)}", key, transient=True)
 
 
 def _shows_first_token(ctx: RequestContext) -> bool:

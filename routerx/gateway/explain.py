@@ -28,7 +28,7 @@ from routerx.domain.policy import Policy
 from routerx.domain.pricing import ceiling_nano, cost_nano
 from routerx.domain.tenant import Billing, Tenant
 from routerx.errors import InvalidParameter, RouterXError
-from routerx.gateway.admit import hold_nano, output_tokens_expected, terms_of, tokens_expected
+from routerx.gateway.admit import hold_nano, output_tokens_expected, tokens_expected
 from routerx.gateway.attempt import first_token_deadline_s
 from routerx.gateway.context import Inbound
 from routerx.gateway.metadata import tellable
@@ -211,7 +211,7 @@ def _candidate(
     index, candidate = place
     endpoint = candidate.endpoint
     here = standing(state, endpoint, case.now_s, stream=peek.stream)
-    most_nano = _most_nano(case, plan, endpoint)
+    most_nano = _most_nano(case, candidate)
     return CandidateTold(
         n=index + 1,
         endpoint=endpoint.key,
@@ -244,16 +244,17 @@ def _price(endpoint: Endpoint) -> PriceTold | None:
     )
 
 
-def _most_nano(case: _Case, plan: Plan, endpoint: Endpoint) -> int | None:
-    tenant, peek = case.tenant, case.peek
-    billing, terms = terms_of(endpoint, plan, tenant)
+def _most_nano(case: _Case, candidate: Candidate) -> int | None:
+    peek, terms = case.peek, candidate.terms
     if terms is None:
         return None
-    if not billing.owes:
+    if not candidate.billing.owes:
         return 0
     if peek.metered is not None:
         return cost_nano(peek.metered.most, terms)
-    return ceiling_nano(terms, peek.input_tokens_estimate, output_tokens_expected(peek, endpoint, tenant))
+    return ceiling_nano(
+        terms, peek.input_tokens_estimate, output_tokens_expected(peek, candidate.endpoint, case.tenant)
+    )
 
 
 def _deadlines(case: _Case, candidate: Candidate, *, more: bool) -> DeadlinesTold:

@@ -17,7 +17,7 @@ from routerx.domain.record import BillingMode, Outcome, RequestRecord
 from routerx.domain.tenant import OnDisconnect
 from routerx.errors import RateLimited, RouterXError, ShuttingDown, TenantSuspended
 from routerx.gateway import metadata
-from routerx.gateway.admit import place_hold, terms_of, tokens_expected
+from routerx.gateway.admit import place_hold, tokens_expected
 from routerx.gateway.affinity import Affinity, conversation_of
 from routerx.gateway.attempt import AttemptLoop, deadline_of
 from routerx.gateway.cache import ResponseCache
@@ -147,8 +147,8 @@ class Gateway:
     async def _tell_again(self, ctx: RequestContext, kept: Answer, client: ClientStream) -> Answer | None:
         """An answer of the response cache: counted by the limits, free, and a request of its own (row N)."""
         parts = self._parts
-        ctx.billing = BillingMode.CACHED
         ctx.lease = parts.limiter.admit(ctx.principal, 0, parts.clock.monotonic_s(), parts.clock.now_ns())
+        ctx.billing = BillingMode.CACHED
         await self._settle_durably(ctx)
         if ctx.peek is not None and ctx.peek.stream:
             await client.start(kept.headers + self._limit_headers(ctx))
@@ -245,12 +245,11 @@ class Gateway:
 
     def _commit(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         """The answering endpoint decides the terms (MONEY.md rows L and R)."""
-        assert ctx.plan is not None
         ctx.committed = commit
-        ctx.billing, ctx.terms = terms_of(commit.candidate.endpoint, ctx.plan, ctx.principal.tenant)
+        ctx.billing, ctx.terms = commit.candidate.billing, commit.candidate.terms
         if ctx.terms is None:
             ctx.flags.append("unpriced")
-        if ctx.plan.own_key:
+        if commit.candidate.own_key:
             ctx.flags.append("byok")
         self._count_dropped(ctx, ctx.dropped)
 
@@ -410,12 +409,12 @@ class Gateway:
             ctx.outcome = Outcome.CLIENT_GONE_NO_OUTPUT
         else:
             ctx.outcome = Outcome.CLIENT_GONE_NONSTREAM
-        if ctx.committed is None and ctx.candidate is not None and ctx.plan is not None:
-            ctx.billing, ctx.terms = terms_of(ctx.candidate.endpoint, ctx.plan, ctx.principal.tenant)
+        if ctx.committed is None and ctx.candidate is not None:
+            ctx.billing, ctx.terms = ctx.candidate.billing, ctx.candidate.terms
 
     def _abandoned(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         ctx.told = True
-        if ctx.plan is not None and ctx.plan.own_key:
+        if commit.candidate.own_key:
             return
         key, now_s = commit.candidate.endpoint.key, self._parts.clock.monotonic_s()
         self._parts.routing.abandoned(key, commit.credential.id, now_s, began_s=commit.started_s)
@@ -429,7 +428,7 @@ class Gateway:
     def _succeeded(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit, first_s: float | None) -> None:
         """Tell routing; `first_s` is the time of a stream's first content, None for a buffered answer."""
         ctx.told = True
-        if ctx.plan is not None and ctx.plan.own_key:
+        if commit.candidate.own_key:
             return
         now_s = self._parts.clock.monotonic_s()
         if ctx.conversation is not None and ctx.plan is not None and ctx.plan.policy.affinity_s is not None:

@@ -9,6 +9,7 @@ import msgspec
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import KeyTerms, Period, Principal, Tenant
+from routerx.secrets import Secret
 
 
 class Hold:
@@ -164,8 +165,9 @@ class VerifyReport(msgspec.Struct, frozen=True):
 class Rerating(msgspec.Struct, frozen=True):
     """Which requests to re-rate, and by which prices."""
 
-    cards: Mapping[str, PriceCard]
-    """Endpoint key → the card it should have been charged by."""
+    prices: Mapping[str, Sequence[DatedPrice]]
+    """Endpoint key → the cards it should have been charged by, sorted by date: each request by the one that was in
+    force when it started."""
     since_ns: int
     until_ns: int
     """Exclusive; both are times of settling."""
@@ -266,6 +268,11 @@ class Ledger(Protocol):
 
     def revoked(self, digest: str) -> bool:
         """A key (also one declared in YAML) was revoked here."""
+        ...
+
+    def own_keys(self, tenant: str) -> Mapping[str, Secret | None]:
+        """Provider keys that are the tenant's own, by provider; None for one that is stored and cannot be read any
+        more. One shared empty mapping where there are none."""
         ...
 
     def hold(self, tenant: Tenant, amount_nano: int, caller: Principal | None = None) -> Hold:

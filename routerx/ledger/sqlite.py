@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from routerx.ledger.verify import check_file
 from routerx.ledger.watch import Stopped, Watch
 from routerx.ledger.writer import Writer
 from routerx.money import MAX_NANO, format_usd
-from routerx.secrets import key_digest, key_id, new_api_key
+from routerx.secrets import Secret, key_digest, key_id, new_api_key
 from routerx.tasks import TaskSet
 
 log = logging.getLogger("routerx.ledger")
@@ -113,6 +113,9 @@ class SqliteLedger:
 
     def revoked(self, digest: str) -> bool:
         return self._access.revoked(digest)
+
+    def own_keys(self, tenant: str) -> Mapping[str, Secret | None]:
+        return self._access.own_keys(tenant)
 
     def hold(self, tenant: Tenant, amount_nano: int, caller: Principal | None = None) -> Hold:
         return self._books.hold(tenant, amount_nano, caller)

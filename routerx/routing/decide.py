@@ -45,14 +45,18 @@ class AttemptState(msgspec.Struct, frozen=True):
 
 def following(plan: Plan, index: int, failure: Failure) -> int | None:
     """The index of the candidate an Advance goes to. After CONTEXT_EXCEEDED only a larger window will do, unless the
-    caller has named the next one itself."""
+    caller has named the next one itself; after BYOK_REJECTED only another key."""
+    if failure.kind is FailureKind.BYOK_REJECTED:
+        refused = plan.candidates[index].endpoint.provider
+        later = enumerate(plan.candidates[index + 1 :], index + 1)
+        return next((at for at, one in later if not one.own_key or one.endpoint.provider != refused), None)
     if failure.kind is not FailureKind.CONTEXT_EXCEEDED or plan.any_error:
         return index + 1 if index + 1 < len(plan.candidates) else None
     window = plan.candidates[index].endpoint.context_tokens
-    for later in range(index + 1, len(plan.candidates)):
-        other = plan.candidates[later].endpoint.context_tokens
+    for further in range(index + 1, len(plan.candidates)):
+        other = plan.candidates[further].endpoint.context_tokens
         if window is not None and other is not None and other > window:
-            return later
+            return further
     return None
 
 
@@ -85,9 +89,9 @@ def decide(
 def _may_be_resent(failure: Failure, attempt: AttemptState, policy: Policy) -> bool:
     """Whether what one provider refused may be asked of another one."""
     match failure.kind:
-        case FailureKind.CLIENT_DEADLINE | FailureKind.BYOK_REJECTED:
+        case FailureKind.CLIENT_DEADLINE:
             return False
-        case FailureKind.CONTEXT_EXCEEDED:
+        case FailureKind.CONTEXT_EXCEEDED | FailureKind.BYOK_REJECTED:
             return True
         case FailureKind.CONTENT_REJECTED:
             return attempt.any_error or policy.resend_rejected

@@ -35,20 +35,17 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
         shortlist = make_shortlist(ask, snapshot)
         state.plans.put(key, shortlist)
     groups, excluded = shortlist.groups, shortlist.excluded
+    if shortlist.sole is not None and _is_ready(groups[0][0], peek, state, now_s):
+        return shortlist.sole
     if _needs_fitting(peek, shortlist):
         groups, unfit = _fitting(peek, groups)
         excluded += unfit
     candidates: list[Candidate] = []
     blocked: list[Option] = []
     for group in groups:
-        ready = []
+        ready: list[Option] = []
         for option in group:
-            # What keeps the house's keys from being used says nothing of a caller's own.
-            tokens = peek.tokens_likely if option.provider.limits_tokens else 1
-            if ask.own_key or state.ready_s(option.provider, option.candidate.endpoint.key, now_s, tokens) <= now_s:
-                ready.append(option)
-            else:
-                blocked.append(option)
+            (ready if _is_ready(option, peek, state, now_s) else blocked).append(option)
         if len(ready) > 1:
             # Only what is tried first is measured, so only the first group has an unknown endpoint to explore.
             view = OrderView(
@@ -79,8 +76,15 @@ def make_plan(ask: Ask, snapshot: Snapshot, state: RoutingState, now_s: float) -
         free=shortlist.free,
         any_error=bool(wishes.models),
         ordered=shortlist.ordered,
-        own_key=ask.own_key,
     )
+
+
+def _is_ready(option: Option, peek: Peek, state: RoutingState, now_s: float) -> bool:
+    """Whether it can be called now. What keeps the house's keys from being used says nothing of a caller's own."""
+    if option.candidate.own_key:
+        return True
+    tokens = peek.tokens_likely if option.provider.limits_tokens else 1
+    return state.ready_s(option.provider, option.candidate.endpoint.key, now_s, tokens) <= now_s
 
 
 def no_healthy(

@@ -3,11 +3,13 @@ request needs and what its caller wants. Pure. docs/routing.md lists every rule 
 
 import msgspec
 
+from routerx.domain.billing import terms_of
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability, Endpoint
 from routerx.domain.policy import Fence
-from routerx.domain.pricing import BP, PriceCard
-from routerx.domain.tenant import FreeSuffix, OnUnpriced, Tenant
+from routerx.domain.pricing import BP, PriceCard, PriceSnapshot
+from routerx.domain.record import BillingMode
+from routerx.domain.tenant import NO_STORED_KEYS, FreeSuffix, OnUnpriced, StoredKeys, Tenant
 from routerx.domain.wishes import MaxPrice, Wishes
 from routerx.providers.presets import find_preset
 from routerx.providers.spec import Auth, Provider
@@ -17,6 +19,10 @@ NOT_ALLOWED = "not_allowed"
 LACKS = "lacks_"
 NO_FALLBACKS = "no_fallbacks"
 OTHER_PROVIDER = "other_provider"
+HOUSE_KEY = "house_key"
+"""The tenant has keys of its own for other endpoints, and does not fall back to the house's."""
+OWN_KEY_LOST = "own_key_lost"
+"""The tenant's own key for the provider cannot be read."""
 UNKNOWN_MODEL = "unknown_model"
 """Of a name among the caller's own `models`, in place of an endpoint."""
 
@@ -85,6 +91,12 @@ class Terms(msgspec.Struct, frozen=True):
     reference: Endpoint
     """The asked model's first endpoint: what the fence measures against."""
     own_key: bool
+    """The caller brings its own credential, for whichever provider it is."""
+    stored: StoredKeys = NO_STORED_KEYS
+
+    def owns(self, provider: Provider) -> bool:
+        """Whether the provider is asked with a key that is the tenant's own."""
+        return self.own_key or provider.name in self.stored.usable
 
 
 class Rules:
@@ -104,6 +116,17 @@ class Rules:
         place = self._order.place(endpoint, provider)
         return len(self._wishes.order) if place is None else place
 
+    def keys_for(self, provider: Provider) -> tuple[bool, ...]:
+        """With whose keys the provider may be asked, in order: True the tenant's own, False the house's."""
+        terms = self._terms
+        if not terms.owns(provider):
+            return (False,)
+        return (True, False) if terms.tenant.byok_fallback and not terms.own_key else (True,)
+
+    def terms_of(self, endpoint: Endpoint, *, own_key: bool) -> tuple[BillingMode, PriceSnapshot | None]:
+        """How an answer by the endpoint is billed."""
+        return terms_of(endpoint, self._terms.tenant, free=self._terms.free, own_key=own_key)
+
     def against(self, endpoint: Endpoint, provider: Provider, found: Found) -> str | None:
         """The first rule that keeps the endpoint out; the caller's own come last, so that one of them tells that
         nothing else is in the way."""
@@ -116,7 +139,9 @@ class Rules:
         plan, card = terms.tenant.plan, endpoint.price
         if terms.free and plan.free_suffix is FreeSuffix.ZERO_PRICED and (card is None or not card.is_free):
             return "not_zero_priced"
-        if card is None and plan.on_unpriced is OnUnpriced.DENY and not terms.own_key:
+        if provider.name in terms.stored.lost and not terms.own_key and not terms.tenant.byok_fallback:
+            return OWN_KEY_LOST
+        if card is None and plan.on_unpriced is OnUnpriced.DENY and not terms.owns(provider):
             return "unpriced"
         rule = None if endpoint.key == terms.reference.key else self._fenced(card)
         return rule if rule is not None else self._unwanted(endpoint, provider)
@@ -139,7 +164,7 @@ class Rules:
         rule = self._named(endpoint, provider)
         if rule is not None:
             return rule
-        if wishes.max_price is not None and self._is_over(wishes.max_price, endpoint.price):
+        if wishes.max_price is not None and self._is_over(wishes.max_price, endpoint.price, provider):
             return "over_max_price"
         if not wishes.parameters <= provider.takes:
             return "takes_not_all_parameters"
@@ -165,7 +190,7 @@ class Rules:
             return NO_FALLBACKS
         return None
 
-    def _is_over(self, most: MaxPrice, card: PriceCard | None) -> bool:
+    def _is_over(self, most: MaxPrice, card: PriceCard | None, provider: Provider) -> bool:
         """Whether the tenant would pay more for any unit, its markup included; the plain price counts, not the one of
         long prompts. What has no price cannot be shown to be cheap enough."""
         terms = self._terms
@@ -173,7 +198,7 @@ class Rules:
             return False
         if card is None:
             return True
-        whole = BP if terms.own_key else BP + terms.tenant.plan.markup_bp
+        whole = BP if terms.owns(provider) else BP + terms.tenant.plan.markup_bp
         image_pico = card.input_pico if card.image_in_pico is None else card.image_in_pico
         pairs = (
             (most.input_pico, card.input_pico),

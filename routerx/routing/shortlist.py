@@ -10,31 +10,44 @@ from typing import NoReturn
 import msgspec
 
 from routerx.config.snapshot import Snapshot
-from routerx.domain.call import Candidate, Exclusion, Operation, Peek
+from routerx.domain.call import Candidate, Exclusion, Operation, Peek, Plan
 from routerx.domain.model import Capability, Endpoint
 from routerx.domain.policy import Policy, Sort
-from routerx.domain.tenant import FreeSuffix, Principal, Tenant
+from routerx.domain.tenant import FreeSuffix, Principal, StoredKeys, Tenant
 from routerx.domain.wishes import NO_WISHES, Wishes
 from routerx.errors import (
     FreeNotAllowed,
     InvalidParameter,
     NoEndpoint,
+    NoHealthyUpstream,
     PermissionDenied,
     RouterXError,
     UnsupportedOperation,
 )
 from routerx.providers.spec import Provider
 from routerx.routing.names import KIND_OF, Found, Meaning, listed, models_named, not_available, not_found, resolve
-from routerx.routing.rules import NOT_ALLOWED, OTHER_PROVIDER, UNKNOWN_MODEL, WISHED, Rules, Terms, lacks_of, stricter
+from routerx.routing.rules import (
+    HOUSE_KEY,
+    NOT_ALLOWED,
+    OTHER_PROVIDER,
+    OWN_KEY_LOST,
+    UNKNOWN_MODEL,
+    WISHED,
+    Rules,
+    Terms,
+    lacks_of,
+    stricter,
+)
 
 TOLD_MAX = 5
 """Endpoints that an error names for one rule."""
 
 PlanKey = (
-    tuple[str, str, Operation, frozenset[Capability]] | tuple[str, str, Operation, frozenset[Capability], Wishes, bool]
+    tuple[str, str, Operation, frozenset[Capability]]
+    | tuple[str, str, Operation, frozenset[Capability], Wishes, bool, StoredKeys]
 )
-"""(model as asked, tenant with what its key is restricted to, operation, needs), and the wishes and whether there is an
-own key where the caller says anything of that: what the static part of a plan depends on, beside the snapshot."""
+"""(model as asked, tenant with what its key is restricted to, operation, needs), and the wishes and the own keys where
+there are any: what the static part of a plan depends on, beside the snapshot."""
 
 _PARAMS = {
     Capability.VISION: ("images", "messages"),
@@ -52,7 +65,7 @@ class Ask(msgspec.Struct, frozen=True):
     principal: Principal
     wishes: Wishes = NO_WISHES
     own_key: bool = False
-    """The caller brings its own credential."""
+    """The caller brings its own credential, which goes before those that are stored for its tenant."""
 
     @property
     def key(self) -> PlanKey:
@@ -60,9 +73,9 @@ class Ask(msgspec.Struct, frozen=True):
         peek, tenant = self.peek, self.principal.tenant.name
         if self.principal.tenant.key_allow:
             tenant = "\0".join((tenant, *self.principal.tenant.key_allow))
-        if self.wishes is NO_WISHES and not self.own_key:
+        if self.wishes is NO_WISHES and not self.own_key and not self.principal.own_keys:
             return peek.model, tenant, peek.operation, peek.needs
-        return peek.model, tenant, peek.operation, peek.needs, self.wishes, self.own_key
+        return peek.model, tenant, peek.operation, peek.needs, self.wishes, self.own_key, self.principal.stored
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -91,6 +104,8 @@ class Shortlist(msgspec.Struct, frozen=True):
     """The smallest output maximum likewise."""
     ordered: bool = False
     """The caller said in which order."""
+    sole: Plan | None = None
+    """The plan, where there is one option alone: nothing about it depends on the moment."""
 
 
 class _Link(msgspec.Struct, frozen=True):
@@ -119,9 +134,8 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
         )
     house = snapshot.policies.get(tenant.policy, Policy(name=tenant.policy))
     policy = meaning.policy if meaning.policy is not None else house
-    terms = Terms(
-        peek, tenant, meaning.free, stricter(policy.fence, house.fence), first.endpoints(tenant)[0], ask.own_key
-    )
+    stored, fence = ask.principal.stored, stricter(policy.fence, house.fence)
+    terms = Terms(peek, tenant, meaning.free, fence, first.endpoints(tenant)[0], ask.own_key, stored)
     chain, unknown = _chain(ask, meaning, first, policy, snapshot)
     sort = wishes.sort if wishes.sort is not None else meaning.sort
     groups, excluded = _grouped(chain, Rules(terms, wishes), policy, snapshot, by_priority=sort is None)
@@ -130,6 +144,10 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
         others = [option.endpoint.key for group in groups for option in group if option.provider.name != home]
         groups = [kept for group in groups if (kept := tuple(each for each in group if each.provider.name == home))]
         excluded += [Exclusion(key, OTHER_PROVIDER) for key in others]
+    elif stored.usable and not tenant.byok_fallback and any(group[0].candidate.own_key for group in groups):
+        others = [each.endpoint.key for group in groups for each in group if not each.candidate.own_key]
+        groups = [group for group in groups if group[0].candidate.own_key]
+        excluded += [Exclusion(key, HOUSE_KEY) for key in others]
     if not groups:
         try:
             _refuse(meaning, excluded, tenant)
@@ -137,16 +155,22 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
             error.excluded = tuple((one.endpoint, one.rule) for one in excluded)
             raise
     options = [option for group in groups for option in group]
+    name, ordered = first.model.name if meaning.policy is None else meaning.name, sort is not None or bool(wishes.order)
+    left_out = (*excluded, *unknown)
+    sole = None
+    if len(options) == 1:
+        sole = Plan(name, policy, (options[0].candidate,), left_out, meaning.free, bool(wishes.models), ordered)
     return Shortlist(
-        model=first.model.name if meaning.policy is None else meaning.name,
+        model=name,
         policy=policy,
         sort=sort if sort is not None else policy.sort,
         free=meaning.free,
         groups=tuple(groups),
-        excluded=(*excluded, *unknown),
+        excluded=left_out,
         context_min=min(_or_inf(option.endpoint.context_tokens) for option in options),
         output_min=min(_or_inf(option.endpoint.output_tokens_max) for option in options),
-        ordered=sort is not None or bool(wishes.order),
+        ordered=ordered,
+        sole=sole,
     )
 
 
@@ -190,10 +214,10 @@ def _grouped(
 ) -> tuple[list[tuple[Option, ...]], list[Exclusion]]:
     """What passes the rules, in groups of what only the moment puts in an order, and what does not.
 
-    By model, then by the caller's order, then by the operator's priority, which does not count where the caller says by
-    what to sort.
+    What is asked with the tenant's own keys comes first, then by model, then by the caller's order, then by the
+    operator's priority, which does not count where the caller says by what to sort.
     """
-    groups: dict[tuple[int, int, int], list[Option]] = {}
+    groups: dict[tuple[int, int, int, int], list[Option]] = {}
     excluded: dict[str, str] = {}
     kept: set[str] = set()
     for link in chain:
@@ -209,9 +233,12 @@ def _grouped(
             kept.add(endpoint.key)
             excluded.pop(endpoint.key, None)
             timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
-            option = Option(Candidate(endpoint, link.is_fallback, timeouts), provider)
-            rank = (link.rank, rules.place(endpoint, provider), endpoint.priority if by_priority else 0)
-            groups.setdefault(rank, []).append(option)
+            for own_key in rules.keys_for(provider):
+                billing, terms = rules.terms_of(endpoint, own_key=own_key)
+                candidate = Candidate(endpoint, link.is_fallback, timeouts, own_key, billing, terms)
+                place = rules.place(endpoint, provider)
+                rank = (0 if own_key else 1, link.rank, place, endpoint.priority if by_priority else 0)
+                groups.setdefault(rank, []).append(Option(candidate, provider))
     return [tuple(groups[rank]) for rank in sorted(groups)], [Exclusion(key, rule) for key, rule in excluded.items()]
 
 
@@ -238,6 +265,11 @@ def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoRe
     if unwanted:
         raise _no_endpoint(name, unwanted)
     rule = asked[0].rule if asked else NOT_ALLOWED
+    if rule == OWN_KEY_LOST:
+        raise NoHealthyUpstream(
+            f"this tenant's own key for a provider of model {name!r} cannot be read any more, and no other key is used "
+            "in its place; ask the operator of this gateway to store it again"
+        )
     lacking = lacks_of(rule)
     if isinstance(lacking, Operation):
         raise UnsupportedOperation(

@@ -1,7 +1,7 @@
 """A small configuration for routing tests: build endpoints, models and a snapshot in a line each."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from routerx.config.snapshot import ServerConfig, Snapshot
 from routerx.domain.call import Operation, Peek
@@ -10,12 +10,13 @@ from routerx.domain.failure import Failure, FailureKind
 from routerx.domain.model import EVERYTHING, Endpoint, Kind, Model
 from routerx.domain.policy import Policy
 from routerx.domain.pricing import PriceCard
-from routerx.domain.tenant import Plan, Principal, Tenant
+from routerx.domain.tenant import NO_KEYS, Plan, Principal, Tenant
 from routerx.domain.wishes import NO_WISHES, Wishes
 from routerx.providers.spec import Auth, Credential, MockSettings, Provider
 from routerx.routing.plan import make_plan
 from routerx.routing.shortlist import Ask
 from routerx.routing.state import Measured, RoutingState
+from routerx.secrets import Secret
 
 ALL = EVERYTHING
 CHEAP = PriceCard(input_pico=1_000, output_pico=2_000)
@@ -78,9 +79,16 @@ class World:
         self.state = RoutingState(random.Random(7))
         self.now_s = now_s
 
-    def plan(self, peek: Peek | None = None, wishes: Wishes = NO_WISHES, *, own_key: bool = False) -> RoutePlan:
+    def plan(
+        self,
+        peek: Peek | None = None,
+        wishes: Wishes = NO_WISHES,
+        *,
+        own_key: bool = False,
+        stored: Mapping[str, Secret | None] = NO_KEYS,
+    ) -> RoutePlan:
         asked = peek if peek is not None else chat()
-        ask = Ask(asked, Principal(self.who, "key"), wishes, own_key)
+        ask = Ask(asked, Principal(self.who, "key", own_keys=stored), wishes, own_key)
         return make_plan(ask, self.config, self.state, self.now_s)
 
     def order(self, peek: Peek | None = None, wishes: Wishes = NO_WISHES, *, own_key: bool = False) -> list[str]:

@@ -427,7 +427,7 @@ def test_an_own_key_goes_to_one_provider_only() -> None:
     world = two_models(Policy("default", on_failure=("n",)))
     plan = world.plan(own_key=True)
     assert [each.endpoint.key for each in plan.candidates] == ["a/x"]
-    assert plan.own_key
+    assert all(each.own_key for each in plan.candidates)
     assert {each.rule for each in plan.excluded} == {"other_provider"}
     assert world.order(own_key=True, wishes=Wishes(only=("b",))) == ["b/x", "b/n"]
     assert world.order(chat("c/x"), own_key=True) == ["c/x"]
