@@ -31,6 +31,7 @@ EXCEPTIONS: dict[str, int] = {
 
 ROOTS = {
     "routerx/gateway/attempt.py": 1,  # The net under readers of what providers send.
+    "routerx/gateway/cache.py": 1,
     "routerx/gateway/relay.py": 2,
     # The only handlers of every exception that do not raise it again: roots of requests, threads and commands.
     "routerx/cli/root.py": 1,

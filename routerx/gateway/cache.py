@@ -7,13 +7,14 @@ as they went out; whoever wants a stream where one was given whole, or the rever
 
 import asyncio
 import hashlib
-from collections import OrderedDict
-from collections.abc import Hashable
+import logging
+from collections import Counter, OrderedDict
 
 import msgspec
 
 from routerx import jsonx
 from routerx.clock import Clock
+from routerx.config.snapshot import ServerConfig
 from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.openai_chat import OPENAI
 from routerx.dialects.openai_chat.relay.stream import completion_as_stream
@@ -23,8 +24,13 @@ from routerx.domain.chat import Answer as ChatAnswer
 from routerx.domain.chat import Finish, Refusal
 from routerx.domain.events import Event, fold
 from routerx.domain.usage import Usage
-from routerx.gateway.context import Answer, BufferedCommit, ClientStream, Inbound, RequestContext, StreamCommit
+from routerx.errors import InvalidParameter
+from routerx.gateway.attempt import deadline_of
+from routerx.gateway.context import Answer, BufferedCommit, ClientStream, RequestContext, StreamCommit
+from routerx.gateway.headers import dropped_headers
 from routerx.gateway.translation import asked_of, canonical
+
+log = logging.getLogger("routerx.gateway.cache")
 
 KEPT_WHOLE = frozenset(
     {
@@ -46,8 +52,8 @@ SHARE = 8
 _NO_MATTER = frozenset({"stream", "stream_options", "user", "metadata"})
 _ECHOED = frozenset({"user", "metadata"})
 """Of these, what the Responses wire tells back in its answer."""
-_ONES = frozenset({"n", "temperature", "top_p"})
-"""Parameters that say nothing when they are 1."""
+_STATEFUL = "conversation"
+"""A field of the Responses wire: the answer then depends on what the provider remembers by now."""
 _GOOD = frozenset({Finish.STOP, Finish.TOOL_CALLS})
 _WRONG_FLAGS = frozenset({"anomaly", "missing_done", "rescued"})
 
@@ -64,6 +70,8 @@ class Kept(msgspec.Struct, frozen=True):
     """Its caller asked for usage in the stream."""
     usage: Usage | None
     provider: str
+    dropped: tuple[str, ...]
+    """What of the request the wire of the endpoint that answered could not take."""
     until_s: float
     """Monotonic."""
 
@@ -71,40 +79,35 @@ class Kept(msgspec.Struct, frozen=True):
 class Flight:
     """A request that is being served and that others may be waiting for, and what it delivers meanwhile."""
 
-    __slots__ = ("_bytes", "_pieces", "bytes_max", "kept", "key", "landed")
+    __slots__ = ("copied_bytes", "kept", "key", "landed", "pieces", "server")
 
-    def __init__(self, key: Hashable, bytes_max: int) -> None:
+    def __init__(self, key: bytes, server: ServerConfig) -> None:
         self.key = key
-        self.bytes_max = bytes_max
+        self.server = server
         self.landed = asyncio.Event()
         self.kept: Kept | None = None
-        self._pieces: list[bytes] = []
-        self._bytes = 0
+        self.pieces: list[bytes] | None = []
+        """Of a stream; None: it is too long."""
+        self.copied_bytes = 0
 
-    def add(self, data: bytes) -> None:
-        self._bytes += len(data)
-        if self._bytes <= self.bytes_max:
-            self._pieces.append(data)
-
-    def delivered(self, terminal: bytes) -> bytes | None:
-        """The whole stream; None where it is too long."""
-        if self._bytes + len(terminal) > self.bytes_max:
-            return None
-        return b"".join((*self._pieces, terminal))
+    @property
+    def bytes_max(self) -> int:
+        return self.server.cache_bytes_max // SHARE - OVERHEAD_BYTES
 
 
 class Copying:
     """A ClientStream whose bytes a flight gets, too."""
 
-    def __init__(self, client: ClientStream, flight: Flight) -> None:
+    def __init__(self, client: ClientStream, cache: "ResponseCache", flight: Flight) -> None:
         self._client = client
+        self._cache = cache
         self._flight = flight
 
     async def start(self, headers: Headers) -> None:
         await self._client.start(headers)
 
     async def write(self, data: bytes) -> None:
-        self._flight.add(data)
+        self._cache.copy(self._flight, data)
         await self._client.write(data)
 
     async def finish(self, data: bytes) -> None:
@@ -116,72 +119,123 @@ class ResponseCache:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._entries: OrderedDict[Hashable, Kept] = OrderedDict()
-        self._flights: dict[Hashable, Flight] = {}
+        self._entries: OrderedDict[bytes, Kept] = OrderedDict()
+        self._flights: dict[bytes, Flight] = {}
         self._serving: dict[str, Flight] = {}
         """The same, by the id of the request that is served."""
+        self._waiting: Counter[str] = Counter()
+        """Requests that wait for an equal one, by tenant."""
         self.bytes = 0
+        """Of answers that are kept, and of streams that may be."""
+        self.hits = 0
+        self.misses = 0
+        self.coalesced = 0
+        """Hits that an equal request had not been answered for yet when they came."""
 
     async def find(self, ctx: RequestContext) -> Answer | None:
         """The answer, ready to be sent: a stream's in one piece. None: serve the request, and call land() at its end.
 
-        Waits for an equal request that is being served, no longer than a stream may be silent.
+        Waits for an equal request that is being served: no longer than its own deadline, and than a stream may be
+        silent.
         """
         server = ctx.snapshot.server
         if server.cache_ttl_s == 0 or not _is_cacheable(ctx):
             return None
         key = cache_key(ctx)
-        kept = self._fresh(key)
-        if kept is None:
-            flight = self._flights.get(key)
-            if flight is not None:
-                kept = await self._wait(flight, server.keep_alive_s)
+        kept, flight = self._fresh(key), self._flights.get(key)
+        if kept is None and flight is not None and self._may_wait(ctx):
+            kept = await self._wait(ctx, flight)
+            self.coalesced += kept is not None
         if kept is not None and (told := _told(ctx, kept)) is not None:
+            self.hits += 1
             return told
+        self.misses += 1
         if key not in self._flights:
-            flight = Flight(key, server.cache_bytes_max // SHARE - OVERHEAD_BYTES)
-            self._flights[key] = self._serving[ctx.inbound.request_id] = flight
+            self._flights[key] = self._serving[ctx.inbound.request_id] = Flight(key, server)
         return None
 
-    async def _wait(self, flight: Flight, most_s: float) -> Kept | None:
+    def _may_wait(self, ctx: RequestContext) -> bool:
+        """Who waits is not admitted yet, so what bounds the requests at once has to bound those that wait, too."""
+        tenant, most = ctx.principal.tenant, ctx.snapshot.server.concurrency_max
+        own = tenant.plan.limits.concurrency
+        return (own is None or self._waiting[tenant.name] < own) and self._waiting.total() < most
+
+    async def _wait(self, ctx: RequestContext, flight: Flight) -> Kept | None:
+        assert ctx.plan is not None
+        assert ctx.peek is not None
+        left_s = deadline_of(ctx, ctx.plan.candidates[0].timeouts).at_s - self._clock.monotonic_s()
+        most_s = min(left_s, ctx.snapshot.server.keep_alive_s) if ctx.peek.stream else left_s
+        tenant = ctx.principal.tenant.name
+        self._waiting[tenant] += 1
         try:
             async with asyncio.timeout(most_s):
                 await flight.landed.wait()
         except TimeoutError:
             return None
+        finally:
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
         return flight.kept
 
     def keep(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         """The answer is settled and whole: keep it if it is good."""
-        flight, peek, server = self._serving.get(ctx.inbound.request_id), ctx.peek, ctx.snapshot.server
+        flight, peek = self._serving.get(ctx.inbound.request_id), ctx.peek
         if flight is None or peek is None or not _WRONG_FLAGS.isdisjoint(ctx.flags):
             return
         if isinstance(commit, StreamCommit):
-            body, content_type, usage = flight.delivered(commit.tap.terminal), None, commit.tap.usage
+            pieces, content_type, usage = self._taken(flight), None, commit.tap.usage
+            body = None if pieces is None else b"".join((*pieces, commit.tap.terminal))
         else:
             body, usage = commit.body, commit.result.usage
             named = commit.result.content_type
             content_type = named if named is not None else "application/json"
         if body is None or len(body) > flight.bytes_max or not _is_good(ctx, body, whole=content_type is not None):
             return
-        until_s = self._clock.monotonic_s() + server.cache_ttl_s
+        until_s = self._clock.monotonic_s() + flight.server.cache_ttl_s
         provider = commit.candidate.endpoint.provider
-        flight.kept = Kept(body, content_type, peek.wants_usage, usage, provider, until_s)
-        self._put(flight.key, flight.kept, server.cache_bytes_max)
+        flight.kept = Kept(body, content_type, peek.wants_usage, usage, provider, ctx.dropped, until_s)
+        self._put(flight.key, flight.kept, flight.server.cache_bytes_max)
 
     def over(self, ctx: RequestContext, client: ClientStream) -> ClientStream:
         """The caller's end of a stream that may be kept."""
         flight = self._serving.get(ctx.inbound.request_id)
-        return client if flight is None else Copying(client, flight)
+        return client if flight is None else Copying(client, self, flight)
 
     def land(self, ctx: RequestContext) -> None:
         """The request has ended, somehow: who waits for it goes on."""
         flight = self._serving.pop(ctx.inbound.request_id, None)
         if flight is not None:
+            self._taken(flight)
             del self._flights[flight.key]
             flight.landed.set()
 
-    def _fresh(self, key: Hashable) -> Kept | None:
+    def copy(self, flight: Flight, data: bytes) -> None:
+        """A piece of its stream is on its way. What cannot be kept any more takes no memory."""
+        if flight.pieces is None:
+            return
+        size = len(data)
+        if flight.copied_bytes + size <= flight.bytes_max and self._has_room(size, flight.server.cache_bytes_max):
+            flight.pieces.append(data)
+            flight.copied_bytes += size
+            self.bytes += size
+        else:
+            self._taken(flight)
+
+    def _taken(self, flight: Flight) -> list[bytes] | None:
+        """What was copied, which from now on is the caller's."""
+        pieces, flight.pieces = flight.pieces, None
+        self.bytes -= flight.copied_bytes
+        flight.copied_bytes = 0
+        return pieces
+
+    def _has_room(self, size: int, bytes_max: int) -> bool:
+        """Whether so much more may be kept, once the oldest are gone."""
+        while self._entries and self.bytes + size > bytes_max:
+            self._remove(next(iter(self._entries)))
+        return self.bytes + size <= bytes_max
+
+    def _fresh(self, key: bytes) -> Kept | None:
         kept = self._entries.get(key)
         if kept is None:
             return None
@@ -191,50 +245,40 @@ class ResponseCache:
         self._entries.move_to_end(key)
         return kept
 
-    def _put(self, key: Hashable, kept: Kept, bytes_max: int) -> None:
+    def _put(self, key: bytes, kept: Kept, bytes_max: int) -> None:
         if key in self._entries:
             self._remove(key)
-        self._entries[key] = kept
-        self.bytes += len(kept.body) + OVERHEAD_BYTES
-        while self.bytes > bytes_max:
-            self._remove(next(iter(self._entries)))
+        size = len(kept.body) + OVERHEAD_BYTES
+        if self._has_room(size, bytes_max):
+            self._entries[key] = kept
+            self.bytes += size
 
-    def _remove(self, key: Hashable) -> None:
+    def _remove(self, key: bytes) -> None:
         self.bytes -= len(self._entries.pop(key).body) + OVERHEAD_BYTES
 
 
-def cache_key(ctx: RequestContext) -> Hashable:
-    """What two requests have in common that one answer serves: whose they are, what they want, and of whom."""
+def cache_key(ctx: RequestContext) -> bytes:
+    """A digest of what two requests have in common that one answer serves: whose they are and what their key may use,
+    what they want, and of whom. A body's order of keys and white space do not count, nor does what makes no other
+    answer."""
     inbound, peek = ctx.inbound, ctx.peek
     assert peek is not None
-    return (
-        inbound.principal.tenant.name,
-        ctx.snapshot.generation,
-        inbound.dialect.name,
-        inbound.operation,
-        peek.model,
-        inbound.steering.wishes,
-        tuple(sorted(inbound.headers.items())),
-        body_digest(inbound),
-    )
-
-
-def body_digest(inbound: Inbound) -> bytes:
-    """Of the body, whatever the order of its keys and its white space, without what makes no other answer."""
-    fields = jsonx.decode(inbound.body)
-    ignored = _NO_MATTER - _ECHOED if inbound.dialect is RESPONSES else _NO_MATTER
-    said = {name: value for name, value in fields.items() if name not in ignored and not _says_nothing(name, value)}
-    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).digest()
-
-
-def _says_nothing(name: str, value: object) -> bool:
-    return name in _ONES and isinstance(value, int | float) and not isinstance(value, bool) and value == 1
+    tenant, spoken = inbound.principal.tenant, inbound.dialect
+    ignored = _NO_MATTER - _ECHOED if spoken is RESPONSES else _NO_MATTER
+    said = {name: value for name, value in jsonx.decode(inbound.body).items() if name not in ignored}
+    if said.get("n") == 1 and said["n"] is not True:
+        del said["n"]
+    whose = (tenant.name, tenant.key_allow, ctx.snapshot.generation)
+    what = (spoken.name, inbound.operation, peek.model, inbound.steering.wishes, dict(inbound.headers), said)
+    return hashlib.sha256(msgspec.json.encode((whose, what), order="sorted")).digest()
 
 
 def _is_cacheable(ctx: RequestContext) -> bool:
     peek, inbound = ctx.peek, ctx.inbound
     assert peek is not None
     if inbound.operation not in KEPT_WHOLE or inbound.steering.own_key is not None:
+        return False
+    if inbound.dialect is RESPONSES and bytes(ctx.fields.get(_STATEFUL, b"null")) != b"null":
         return False
     return not peek.stream or inbound.operation in (Operation.CHAT, Operation.COMPLETIONS)
 
@@ -243,7 +287,16 @@ def _is_cacheable(ctx: RequestContext) -> bool:
 
 
 def _is_good(ctx: RequestContext, body: bytes, *, whole: bool) -> bool:
-    """Whole, and neither cut by its length, refused nor filtered."""
+    """Whole, and neither cut by its length, refused nor filtered. It is charged by now: what a provider can send and we
+    cannot read is passed on and not kept."""
+    try:
+        return _reads_well(ctx, body, whole=whole)
+    except Exception:
+        log.exception("the answer to %s could not be read, and is not kept", ctx.inbound.request_id)
+        return False
+
+
+def _reads_well(ctx: RequestContext, body: bytes, *, whole: bool) -> bool:
     if ctx.inbound.operation is Operation.CHAT:
         answer = _answer_of(ctx, body, whole=whole)
         return bool(answer.choices) and all(
@@ -289,7 +342,7 @@ def _told(ctx: RequestContext, kept: Kept) -> Answer | None:
     """The answer in the shape that this caller wants; None where it cannot be told so."""
     peek, body = ctx.peek, kept.body
     assert peek is not None
-    headers = (("X-RouterX-Provider", kept.provider), ("X-RouterX-Cache-Hit", "true"))
+    headers = (("X-RouterX-Provider", kept.provider), ("X-RouterX-Cache-Hit", "true"), *dropped_headers(kept.dropped))
     if peek.stream and kept.content_type is None and kept.wants_usage == peek.wants_usage:
         return Answer(body, "", headers)
     if kept.content_type is None:
@@ -299,21 +352,28 @@ def _told(ctx: RequestContext, kept: Kept) -> Answer | None:
         body = folded
     if not peek.stream:
         return Answer(body, kept.content_type if kept.content_type is not None else "application/json", headers)
-    return Answer(_as_stream(ctx, body), "", headers)
+    stream = _as_stream(ctx, body)
+    return None if stream is None else Answer(stream, "", headers)
 
 
 def _folded(ctx: RequestContext, kept: Kept) -> bytes | None:
-    """A stream as one whole answer."""
-    if ctx.inbound.operation is not Operation.CHAT or "logprobs" in ctx.fields:
+    """A stream as one whole answer; None where something of it would be missing."""
+    if ctx.inbound.operation is not Operation.CHAT:
+        return None
+    try:
+        request = canonical(ctx)
+    except InvalidParameter:  # It passes to providers of its own wire; only we cannot read it.
+        return None
+    if request.logprobs or request.top_logprobs is not None:
         return None
     answer = _answer_of(ctx, kept.body, whole=False)
     if answer.usage is None:
         answer = msgspec.structs.replace(answer, usage=kept.usage)
-    return ctx.inbound.dialect.source.encode_answer(answer, asked_of(ctx, canonical(ctx)))[0]
+    return ctx.inbound.dialect.source.encode_answer(answer, asked_of(ctx, request))[0]
 
 
-def _as_stream(ctx: RequestContext, body: bytes) -> bytes:
-    """A whole answer as one stream, with usage in it for who asked."""
+def _as_stream(ctx: RequestContext, body: bytes) -> bytes | None:
+    """A whole answer as one stream, with usage in it for who asked; None where an event would be too long."""
     dialect, peek = ctx.inbound.dialect, ctx.peek
     assert peek is not None
     if dialect is OPENAI and not peek.wants_usage:
@@ -322,5 +382,4 @@ def _as_stream(ctx: RequestContext, body: bytes) -> bytes:
     tap = dialect.tap(peek, strip_usage=False)
     told = completion_as_stream(body) if peek.operation is Operation.COMPLETIONS else dialect.to_stream(body)
     flowing = tap.feed(told)
-    tap.close()
-    return flowing + tap.terminal
+    return None if tap.close() is not None else flowing + tap.terminal

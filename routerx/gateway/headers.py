@@ -21,7 +21,12 @@ def route_headers(ctx: RequestContext) -> Headers:
     )
     if ctx.inbound.steering.cache:
         headers = (*headers, ("X-RouterX-Cache-Hit", "false"))
-    return (*headers, ("X-RouterX-Dropped", _listed(ctx.dropped))) if ctx.dropped else headers
+    return headers + dropped_headers(ctx.dropped)
+
+
+def dropped_headers(names: tuple[str, ...]) -> Headers:
+    """What the wire of the endpoint that answers could not take."""
+    return (("X-RouterX-Dropped", _listed(names)),) if names else ()
 
 
 def _listed(names: tuple[str, ...]) -> str:
