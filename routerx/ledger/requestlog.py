@@ -77,7 +77,7 @@ class RequestLog:
 
     async def flush(self) -> None:
         """Returns when everything added before this call is in the file, or counted as dropped."""
-        while self._writing is not None:
+        while self._writing is not None and not self._writing.done():  # Waiting for one that is done yields to nobody.
             await asyncio.shield(self._writing)
         if not self._buffer:
             return

@@ -1,6 +1,7 @@
 """The request log: bounded, pruned by age, and never in the way of money."""
 
 import asyncio
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -28,6 +29,27 @@ async def test_a_flood_of_refused_requests_is_sampled_and_served_ones_are_kept(t
     await log.close()
     assert query(tmp_path / "requests.db", "SELECT count(*) FROM log") == [(REFUSED_PER_SECOND_MAX + 2,)]
     assert log.dropped == 2 * REFUSED_PER_SECOND_MAX
+
+
+def hung(*_: object) -> None:
+    raise TimeoutError("the event loop hangs")
+
+
+async def test_who_comes_just_when_a_write_has_ended_does_not_stop_the_event_loop(tmp_path: Path):
+    log = RequestLog(str(tmp_path / "requests.db"), ManualClock())
+    log.add(record(), refused=False)
+    first = asyncio.ensure_future(log.flush())
+    await asyncio.sleep(0)
+    log._executor.submit(int).result()  # The write has ended, and the loop is still to be told.
+    signal.signal(signal.SIGALRM, hung)
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    try:
+        await asyncio.ensure_future(log.flush())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    await first
+    await log.close()
+    assert query(tmp_path / "requests.db", "SELECT count(*) FROM log") == [(1,)]
 
 
 async def test_old_records_are_pruned_and_the_books_still_know_the_request(tmp_path: Path):
