@@ -120,8 +120,9 @@ class Runtime:
     @classmethod
     async def start(cls, options: ServeOptions, clock: Clock | None = None) -> "Runtime":
         """Read the configuration, open the ledger, listen. Raises OperatorError (configuration, ledger, address)."""
-        loader = loader_for(options)
-        runtime = cls(loader, loader.load(1), clock if clock is not None else SystemClock())
+        clock = clock if clock is not None else SystemClock()
+        loader = msgspec.structs.replace(loader_for(options), clock=clock)
+        runtime = cls(loader, loader.load(1), clock)
         try:
             await runtime._start()
         except BaseException:

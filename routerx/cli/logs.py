@@ -135,6 +135,8 @@ def _usage(detail: LogDetail) -> None:
     pairs: list[tuple[str, Cell]] = [(name.replace("_", " "), n) for name, n in detail.usage.items() if n]
     for unit, rate in (detail.price or {}).items():
         pairs.append((f"price of {unit.replace('_', ' ')}", f"{money(rate.usd)} per {rate.per}"))
+    if detail.tier is not None:
+        pairs.append(("service tier", detail.tier))
     if detail.markup_bp:
         pairs.append(("markup", f"{detail.markup_bp / 100:g}%"))
     render.facts(pairs)

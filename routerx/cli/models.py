@@ -151,7 +151,12 @@ def _endpoint(endpoint: EndpointView) -> list[tuple[str, Cell]]:
     ]
     if endpoint.price is None:
         return [*pairs, ("price", "unknown")]
-    return [*pairs, *_prices(endpoint.price, endpoint.long_above_tokens), *_origin(endpoint)]
+    pairs += [*_prices(endpoint.price, endpoint.long_above_tokens), *_tiers(endpoint.tiers), *_origin(endpoint)]
+    coming = endpoint.next_price
+    if coming is not None:
+        pairs.append(("from (UTC)", f"{render.when(coming.at)}, the price is"))
+        pairs += [*_prices(coming.price, coming.long_above_tokens), *_tiers(coming.tiers)]
+    return pairs
 
 
 def _prices(price: dict[str, Rate], long_above: int | None) -> list[tuple[str, Cell]]:
@@ -166,6 +171,14 @@ def _prices(price: dict[str, Rate], long_above: int | None) -> list[tuple[str, C
             text += f"; {money(long.usd)} above {long_above:,} input tokens"
         pairs.append((unit.replace("_", " "), text))
     return pairs
+
+
+def _tiers(tiers: dict[str, dict[str, Rate]]) -> list[tuple[str, Cell]]:
+    """Each service tier in a line."""
+    return [
+        (f"tier {name}", ", ".join(f"{unit.replace('_', ' ')} {money(rate.usd)}" for unit, rate in price.items()))
+        for name, price in tiers.items()
+    ]
 
 
 def _origin(endpoint: EndpointView) -> list[tuple[str, Cell]]:

@@ -37,6 +37,8 @@ class Compilation(msgspec.Struct, frozen=True):
     problems: Problems
     folder: str | None
     """Of the main file; None: there is no file."""
+    now_ns: int
+    """For which moment: of prices that change with time, those in force then count."""
     bound_host: str | None = None
     """What the process listens on already, whatever the file says now; None: it does not listen yet."""
     notices: list[str] = msgspec.field(default_factory=list)

@@ -9,6 +9,7 @@ from routerx.config.compile_providers import compile_providers
 from routerx.config.compile_server import compile_server
 from routerx.config.compile_tenants import compile_tenants
 from routerx.config.problems import Path, Problems, dotted
+from routerx.config.repricing import next_change_ns
 from routerx.config.schema_policies import PolicyEntry
 from routerx.config.snapshot import Places, Snapshot
 from routerx.domain.model import EVERYTHING
@@ -48,6 +49,7 @@ def compile_snapshot(run: Compilation, generation: int) -> Snapshot:
         idle=sources.idle,
         notices=tuple(run.notices),
         places=_places(run.problems),
+        prices_until_ns=next_change_ns((*names.models.values(), *names.endpoints.values())),
     )
 
 

@@ -6,18 +6,19 @@ import msgspec
 
 from routerx.config.compilation import Compilation, overrides
 from routerx.config.compile_providers import Sources
-from routerx.config.prices import price_card
+from routerx.config.prices import price_cards
 from routerx.config.problems import Path
+from routerx.config.repricing import priced_at
 from routerx.config.schema import WEIGHT_MAX, EndpointEntry, ModelEntry
-from routerx.domain.model import EVERYTHING, Capability, Endpoint, Kind, Model, Origin
+from routerx.domain.model import EVERYTHING, Capability, DatedPrice, Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.providers.spec import CatalogueEndpoint, CatalogueModel
 
 MOCK_CHAT = "mock"
 MOCK_EMBEDDING = "mock-embedding"
-_FREE = PriceCard(input_pico=0, output_pico=0)
-_CONFIGURED = Origin("configuration")
-_Stated = tuple[PriceCard | None, Origin | None]
+_FREE = (DatedPrice(PriceCard(input_pico=0, output_pico=0)),)
+_Prices = tuple[DatedPrice, ...]
+"""Of one endpoint, sorted by date. Empty: nobody says what it costs."""
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ class _Models:
         for model in run.facts.catalogue.values():
             for offer in model.endpoints:
                 self._offers.setdefault((offer.provider, offer.model), (model, offer))
-        self._overrides: dict[str, PriceCard] = {}
+        self._overrides: dict[str, _Prices] = {}
         self._aliases: dict[str, str] = {}
         self._alias_paths: dict[str, Path] = {}
 
@@ -102,19 +103,18 @@ class _Models:
     def _offered(self, provider: str, known: CatalogueModel, offer: CatalogueEndpoint) -> Endpoint:
         source = self._sources.live[provider]
         key = f"{provider}/{offer.model}"
-        price, origin = self._overridden(key, known.name, self._listed(provider, (known, offer)))
-        return Endpoint(
+        endpoint = Endpoint(
             key=key,
             provider=provider,
             model=known.name,
             upstream_model=offer.model,
-            price=price,
+            price=None,
             capabilities=known.capabilities | offer.also_can,
             context_tokens=_first(offer.context_tokens, known.context_tokens),
             output_tokens_max=_first(offer.output_tokens_max, known.output_tokens_max),
             priority=source.priority,
-            price_origin=origin,
         )
+        return self._priced(endpoint, self._listed(provider, (known, offer)))
 
     def _add_mock_models(self) -> None:
         """`mock` and `mock-embedding`, wherever the mock provider is there under a name of its own."""
@@ -179,9 +179,9 @@ class _Models:
 
     def _declared_endpoint(self, name: str, kind: Kind, item: EndpointEntry, where: Path) -> Endpoint | None:
         source = self._sources.live.get(item.provider)
-        card = None
+        own: _Prices = ()
         if item.price is not None:
-            card = price_card(item.price, kind, (*where, "price"), self._run.problems)
+            own = price_cards(item.price, kind, (*where, "price"), self._run.problems)
         if item.weight > WEIGHT_MAX:
             self._run.problems.add((*where, "weight"), f"is over the limit of {WEIGHT_MAX}")
         if source is None:
@@ -189,29 +189,28 @@ class _Models:
             return None
         upstream_model = item.model if item.model is not None else name
         offer = self._offers.get((source.preset or "", upstream_model))
-        stated = (card, _CONFIGURED) if card is not None else self._listed(item.provider, offer)
+        stated = self._instead(own, self._listed(item.provider, offer), (*where, "price"))
         capabilities, context_tokens, output_tokens_max = _abilities(offer)
         if item.supports is not None:
             # What a model refuses it refuses whatever a file says it can do.
             capabilities = frozenset(item.supports) | (capabilities - EVERYTHING)
         key = f"{item.provider}/{upstream_model}"
-        price, origin = self._overridden(key, name, stated)
-        return Endpoint(
+        endpoint = Endpoint(
             key=key,
             provider=item.provider,
             model=name,
             upstream_model=upstream_model,
-            price=price,
+            price=None,
             capabilities=capabilities,
             context_tokens=_first(item.context, context_tokens),
             output_tokens_max=_first(item.max_output, output_tokens_max),
             weight=item.weight,
             priority=item.priority if item.priority is not None else source.priority,
-            price_origin=origin,
             timeouts=overrides(item.timeouts),
             quantization=item.quantization,
             distillable=item.distillable,
         )
+        return self._priced(endpoint, stated)
 
     def _missing_provider(self, provider: str, path: Path, model: str) -> None:
         """A slip of the pen is a problem; a provider that is only switched off here is not."""
@@ -230,13 +229,13 @@ class _Models:
         for model in self._models.values():
             for endpoint in model.endpoints:
                 paths.setdefault(endpoint.key, msgspec.structs.replace(model, name=endpoint.key, endpoints=(endpoint,)))
-        for key, card in self._overrides.items():
+        for key in self._overrides:
             provider, _, upstream_model = key.partition("/")
             if key not in paths and key not in self._models and upstream_model and provider in self._sources.live:
-                paths[key] = self._path_model(key, card)
+                paths[key] = self._path_model(key)
         return paths
 
-    def _path_model(self, key: str, card: PriceCard | None) -> Model:
+    def _path_model(self, key: str) -> Model:
         """Of a path that nobody declared, nothing is known but its price: as routing takes one without even that."""
         provider, _, upstream_model = key.partition("/")
         endpoint = Endpoint(
@@ -244,11 +243,11 @@ class _Models:
             provider=provider,
             model=key,
             upstream_model=upstream_model,
-            price=card if card is not None or self._sources.live[provider].provider.mock is None else _FREE,
+            price=None,
             capabilities=EVERYTHING,
             priority=self._sources.live[provider].priority,
-            price_origin=_CONFIGURED if card is not None else None,
         )
+        endpoint = self._priced(endpoint, self._listed(provider, None))
         return Model(name=key, kind=Kind.CHAT, endpoints=(endpoint,), owner=provider, any_kind=True)
 
     def _collect_prices(self) -> None:
@@ -256,7 +255,7 @@ class _Models:
         models = {*run.facts.catalogue, *run.declared["models"], MOCK_CHAT, MOCK_EMBEDDING}
         for name, block in run.config.pricing.items():
             path: Path = ("pricing", name)
-            self._overrides[name] = price_card(block, self._priced_kind(name), path, run.problems)
+            self._overrides[name] = price_cards(block, self._priced_kind(name), path, run.problems)
             if name in self._aliases:
                 target = self._aliases[name]
                 run.problems.add(path, f"is an alias of {target!r}; set the price of that", value=False)
@@ -281,17 +280,35 @@ class _Models:
         declared = provider in self._run.declared["providers"] or provider in self._sources.live
         return bool(slash and model) and (declared or self._run.facts.find_preset(provider) is not None)
 
-    def _listed(self, provider: str, offer: tuple[CatalogueModel, CatalogueEndpoint] | None) -> _Stated:
+    def _listed(self, provider: str, offer: tuple[CatalogueModel, CatalogueEndpoint] | None) -> _Prices:
         """What the catalogue says of an offer that it may know; the mock costs nothing, whatever it stands in for."""
         if self._sources.live[provider].provider.mock is not None:
-            return _FREE, None
+            return _FREE
         if offer is None or offer[1].price is None:
-            return None, None
-        return offer[1].price, Origin(offer[1].source, offer[0].as_of)
+            return ()
+        return (DatedPrice(offer[1].price, origin=Origin(offer[1].source, offer[0].as_of)),)
 
-    def _overridden(self, key: str, name: str, stated: _Stated) -> _Stated:
-        card = self._overrides.get(key, self._overrides.get(name))
-        return stated if card is None else (card, _CONFIGURED)
+    def _priced(self, endpoint: Endpoint, stated: _Prices) -> Endpoint:
+        """The endpoint with its prices: those that `pricing` has for it, or else `stated`."""
+        name = endpoint.key if endpoint.key in self._overrides else endpoint.model
+        prices = self._instead(self._overrides.get(name, ()), stated, ("pricing", name))
+        if not prices:
+            return endpoint
+        if len(prices) > 1:
+            return priced_at(msgspec.structs.replace(endpoint, prices=prices), self._run.now_ns)
+        return msgspec.structs.replace(endpoint, price=prices[0].card, price_origin=prices[0].origin)
+
+    def _instead(self, own: _Prices, others: _Prices, path: Path) -> _Prices:
+        """`own` prices, which stand at `path`; before the first of them counts, the others do as if it were not there.
+        Where there are none, nobody would say what a request costs until then."""
+        if not own or own[0].from_ns is None:
+            return own if own else others
+        first_ns = own[0].from_ns
+        before = tuple(one for one in others if one.from_ns is None or one.from_ns < first_ns)
+        if not before and first_ns > self._run.now_ns:
+            where: Path = (*path, 0, "from") if (*path, 0, "from") in self._run.problems.marks else (*path, "from")
+            self._run.problems.add(where, "is to come, and nothing says what it costs until then; add a card before it")
+        return (*before, *own)
 
     def _collect_aliases(self) -> None:
         """Aliases of the file, then those of the catalogue that the file leaves free."""
@@ -322,7 +339,7 @@ class _Models:
             model = self._models.get(target) or endpoints.get(target)
             provider, slash, _ = target.partition("/")
             if model is None and slash and provider in self._sources.live:
-                model = self._path_model(target, None)
+                model = self._path_model(target)
             if model is not None:
                 self._models[alias] = msgspec.structs.replace(model, name=alias)
             elif alias in self._alias_paths and target not in known and not self._is_path(target):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from routerx.clock import Clock, SystemClock
 from routerx.config.compilation import Compilation, Facts
 from routerx.config.compile import compile_snapshot
 from routerx.config.compile_tenants import DEFAULT_PLAN
@@ -44,6 +45,8 @@ class Loader(msgspec.Struct, frozen=True):
     """Told a newly made key, once. None: no key is made, as for a mere check."""
     facts: Facts | None = None
     """None: the bundled presets and catalogue."""
+    clock: Clock = SystemClock()
+    """Of prices that change with time, the ones in force at the time of the load count."""
 
     def load(self, generation: int, bound_host: str | None = None) -> Snapshot:
         """The configuration as it is now. `bound_host` is what a running process listens on until it is restarted:
@@ -69,6 +72,7 @@ class Loader(msgspec.Struct, frozen=True):
             problems=problems,
             folder=os.path.dirname(self.path) if self.path is not None else None,
             bound_host=bound_host,
+            now_ns=self.clock.now_ns(),
         )
         run.notices.extend(unused_notices(self.env))
         if own_tenants and auth_keys(self.env):

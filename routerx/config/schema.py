@@ -8,7 +8,7 @@ said": the default then comes from the preset, the plan's billing or the value s
 import types
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 from pydantic.json_schema import GenerateJsonSchema
 
 from routerx.config.blocks import Block, OverridesBlock, ShortBlock
@@ -225,10 +225,9 @@ class LongPriceBlock(Block):
     cache_write_1h: Annotated[Price | None, Field(description="Input written to a 1 hour cache.")] = None
 
 
-class PriceBlock(Block):
-    """A whole price card in USD; a part that is left out costs what its nearest kind costs."""
+class TierPriceBlock(Block):
+    """Prices in USD. Of a service tier: what is left out costs what it costs without the tier."""
 
-    per: Annotated[Literal["1M", "1k"], Field(description="How many tokens a token price is for.")] = "1M"
     input: Annotated[Price | None, Field(description="Input tokens.")] = None
     output: Annotated[Price | None, Field(description="Output tokens.")] = None
     cached_input: Annotated[Price | None, Field(description="Input read from the provider's cache; as input.")] = None
@@ -248,14 +247,34 @@ class PriceBlock(Block):
     long: Annotated[LongPriceBlock | None, Field(description="Prices of requests with a long input.")] = None
 
 
+class PriceBlock(TierPriceBlock):
+    """A whole price card in USD; a part that is left out costs what its nearest kind costs."""
+
+    per: Annotated[Literal["1M", "1k"], Field(description="How many tokens a token price is for.")] = "1M"
+    tiers: Annotated[
+        dict[str, TierPriceBlock], Field(description="What differs where a service tier served, by its name.")
+    ] = {}
+    from_: Annotated[Expiry | None, Field(alias="from", description="From when on it counts, UTC.")] = None
+
+
+CARD, CARDS = "{card}", "{cards}"
+"""What pydantic calls the two forms of a price in the places of its complaints; no name in a file looks like it."""
+
+
+def _form_of(price: object) -> str:
+    return CARDS if isinstance(price, list) else CARD
+
+
+Prices = Annotated[Annotated[PriceBlock, Tag(CARD)] | Annotated[list[PriceBlock], Tag(CARDS)], Discriminator(_form_of)]
+"""One card, or several that follow one another."""
+
+
 class EndpointEntry(Block):
     """One provider's offer of a model. What is left out comes from the catalogue, where it knows the offer."""
 
     provider: Annotated[Text, Field(description="A name under `providers`.")]
     model: Annotated[Text | None, Field(description="The provider's name for it. Unset: the same name.")] = None
-    price: Annotated[PriceBlock | None, Field(description="What it costs. Unset: the catalogue's price, or none.")] = (
-        None
-    )
+    price: Annotated[Prices | None, Field(description="What it costs. Unset: the catalogue's price, or none.")] = None
     supports: Annotated[list[Capability] | None, Field(description="What a request may need of it.")] = None
     context: Annotated[Count | None, Field(description="Context window in tokens.")] = None
     max_output: Annotated[Count | None, Field(description="Most output tokens of one answer.")] = None
@@ -367,7 +386,7 @@ class Config(Block):
         dict[str, ModelEntry], Field(description="What the bundled catalogue lacks or has otherwise, by name.")
     ] = {}
     pricing: Annotated[
-        dict[str, PriceBlock], Field(description="Prices that replace all others, by model or by provider/model.")
+        dict[str, Prices], Field(description="Prices that replace all others, by model or by provider/model.")
     ] = {}
     policies: Annotated[dict[str, PolicyEntry], Field(description="Routing policies by name.")] = {}
     plans: Annotated[dict[str, PlanEntry], Field(description="Plans by name.")] = {}
@@ -417,22 +436,29 @@ def fields_at(path: Path) -> frozenset[str]:
     """The keys that a mapping at `path` may have; empty where any name will do."""
     kind: Any = Config
     for part in path:
-        kind = _inner(kind)
+        kind = _inner(kind, of_list=isinstance(part, int))
         if isinstance(kind, type) and issubclass(kind, Block):
-            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+            kind = _fields(kind).get(str(part))
         else:
             kind = get_args(kind)[-1] if get_origin(kind) in (dict, list) else None
     kind = _inner(kind)
-    return frozenset(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Block) else frozenset()
+    return frozenset(_fields(kind)) if isinstance(kind, type) and issubclass(kind, Block) else frozenset()
+
+
+def _fields(block: type[Block]) -> dict[str, Any]:
+    """The types of a mapping's keys, as the file names them."""
+    return {
+        name if field.alias is None else field.alias: field.annotation for name, field in block.model_fields.items()
+    }
 
 
 def _keys_of(kind: Any, prefix: str) -> list[str]:
     kind = _inner(kind)
     if isinstance(kind, type) and issubclass(kind, Block):
         keys: list[str] = []
-        for name, field in kind.model_fields.items():
+        for name, inner in _fields(kind).items():
             path = f"{prefix}.{name}" if prefix else name
-            keys += [path, *_keys_of(field.annotation, path)]
+            keys += [path, *_keys_of(inner, path)]
         return keys
     if get_origin(kind) is dict:
         return _keys_of(get_args(kind)[1], f"{prefix}.<name>")
@@ -441,12 +467,13 @@ def _keys_of(kind: Any, prefix: str) -> list[str]:
     return []
 
 
-def _inner(kind: Any) -> Any:
-    """The type without `| None` and Annotated."""
+def _inner(kind: Any, *, of_list: bool = False) -> Any:
+    """The type without `| None` and Annotated; of two forms the plain one, or the list."""
     while True:
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
         elif isinstance(kind, types.UnionType) or str(get_origin(kind)) == "typing.Union":
-            kind = next(arg for arg in get_args(kind) if arg is not type(None))
+            forms = [arg for arg in get_args(kind) if arg is not type(None)]
+            kind = forms[-1] if of_list else forms[0]
         else:
             return kind

@@ -119,6 +119,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
     """Things an operator should know that are not errors."""
     places: Places = msgspec.field(default_factory=Places)
+    prices_until_ns: int | None = None
+    """When the first price of an endpoint changes, nanoseconds since the epoch; None: no change is known of."""
 
 
 class SnapshotHolder:

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from routerx.config.document import DEPTH_MAX, NAMED_SECTIONS, Tree
 from routerx.config.problems import Path, Problems
 from routerx.config.schema import (
+    CARD,
+    CARDS,
     MODEL_PATTERN,
     NAME_PATTERN,
     TENANT_PATTERN,
@@ -53,7 +55,7 @@ def validate(data: dict[str, Tree], problems: Problems) -> Checked:
             kept = copy.deepcopy(kept) if kept is data else kept
             cut: set[Path] = set()
             for detail in error.errors(include_url=False, include_input=False):
-                path: Path = detail["loc"]
+                path: Path = tuple(part for part in detail["loc"] if part not in (CARD, CARDS))
                 _explain(path, detail, problems)
                 _cut(kept, path, cut)
             for path in cut:

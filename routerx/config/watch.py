@@ -2,6 +2,8 @@
 
 Folders are watched, not files: editors replace files, Kubernetes swaps symlinks. Bind mounts hide such events, so the
 files are also looked at twice a second. A file that still changes is not read: a prefix may be valid and wrong.
+
+Prices that change with time change here, too, on the moment and whatever state the files are in then.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ import watchfiles
 
 from routerx.clock import Clock
 from routerx.config.problems import ConfigRefused, Sources
+from routerx.config.repricing import repriced
 from routerx.config.snapshot import RESTART_ONLY, ServerConfig, Snapshot, SnapshotHolder
 from routerx.errors import ConfigError, RouterXError
 from routerx.tasks import TaskSet
@@ -31,6 +34,7 @@ EVENTS_DEBOUNCE_MS = 500
 SETTLE_S = 0.2
 """A file whose size and time stay the same for so long is taken for complete."""
 SETTLES_MAX = 50
+PRICES_TOLD_MAX = 10
 RELOADS_MAX = 5
 """Loads in a row, while each names other files than the one before it."""
 
@@ -77,6 +81,8 @@ class ConfigWatcher:
         """The last snapshot that all of the process has followed: where it is not the current one, that is owed."""
         self._behind: str | None = None
         """Why the current snapshot is not followed, where trying again may help."""
+        self._has_new_prices = False
+        """Prices have changed since something was followed."""
         self._sources = _sources_of(holder.current)
         self._names = _Names(self._sources)
         self._watched: tuple[str, ...] = ()
@@ -117,7 +123,7 @@ class ConfigWatcher:
     async def _look(self) -> None:
         """Load if the files are not as the last load left them; else try again what could not be followed."""
         if await asyncio.to_thread(_print_of, self._sources) == self._seen:
-            if self._behind is not None:
+            if self._behind is not None or self._has_new_prices:
                 async with self._lock:
                     await self._follow()
             return
@@ -167,6 +173,8 @@ class ConfigWatcher:
             return error
 
     async def _apply(self, snapshot: Snapshot) -> None:
+        if _prices_are_due(snapshot, self._clock):  # Since it was read.
+            snapshot, _ = repriced(snapshot, self._clock.now_ns())
         old = self._holder.current
         if msgspec.structs.replace(snapshot, generation=old.generation) == old:
             old.places.by_path = snapshot.places.by_path
@@ -178,6 +186,7 @@ class ConfigWatcher:
                 RouterXError
             ):  # What fails here fails again in _follow(), which tells and repeats.
                 await self._prepare(snapshot)
+        snapshot = msgspec.structs.replace(snapshot, generation=self._holder.current.generation + 1)
         self._holder.current = snapshot
         self.status = ReloadStatus(
             generation=snapshot.generation,
@@ -199,6 +208,7 @@ class ConfigWatcher:
         A refused file keeps its place in the status: it is the news of the two.
         """
         snapshot, before = self._holder.current, self._behind
+        self._has_new_prices = False
         if self._followed is snapshot:
             return
         telling = self.status.ok or self.status.error == before
@@ -225,10 +235,32 @@ class ConfigWatcher:
         self.status = msgspec.structs.replace(self.status, ok=False, error=text)
 
     async def _poll(self) -> None:
-        """A look is due now and then, whether there are events or not."""
+        """A look is due now and then, whether there are events or not; prices are changed on the moment.
+
+        That moment is looked for as often: the wall clock may be set, and a machine that slept has passed it.
+        """
         while True:
-            await self._clock.sleep(POLL_S)
+            await self._clock.sleep(self._rest_s())
+            if _prices_are_due(self._holder.current, self._clock):
+                self._change_prices()
             self._stirred.set()
+
+    def _rest_s(self) -> float:
+        until_ns = self._holder.current.prices_until_ns
+        return POLL_S if until_ns is None else max(0.0, min(POLL_S, (until_ns - self._clock.now_ns()) / 1e9))
+
+    def _change_prices(self) -> None:
+        """The snapshot that serves, with the prices in force now, goes live. It waits for nothing: not for files that
+        are being read, nor for the rest of the process, to which no price matters and which follows at the next look.
+        """
+        now_ns = self._clock.now_ns()
+        snapshot, changed = repriced(self._holder.current, now_ns)
+        self._holder.current = snapshot
+        self._has_new_prices = True
+        self.status = msgspec.structs.replace(self.status, generation=snapshot.generation, applied_at_ns=now_ns)
+        told = ", ".join(changed[:PRICES_TOLD_MAX])
+        more = "" if len(changed) <= PRICES_TOLD_MAX else f" and {len(changed) - PRICES_TOLD_MAX} more"
+        log.info("configuration %d is live: prices have changed, of %s%s", snapshot.generation, told, more)
 
     async def _follow_events(self) -> None:
         """Turn file events into looks. Where the system has no more watches to give, polling has to do."""
@@ -280,6 +312,10 @@ class _Names:
         return any(
             len(parts) <= len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern)) for pattern in self._patterns
         )
+
+
+def _prices_are_due(snapshot: Snapshot, clock: Clock) -> bool:
+    return snapshot.prices_until_ns is not None and snapshot.prices_until_ns <= clock.now_ns()
 
 
 def _sources_of(snapshot: Snapshot) -> Sources:

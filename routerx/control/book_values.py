@@ -16,7 +16,8 @@ class NewRefund(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewRerating(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests to correct to present prices: of a model, or of one endpoint, settled from `since` to before `until`."""
+    """Requests to correct to the prices of the present configuration: of a model, or of one endpoint, settled from
+    `since` to before `until`."""
 
     since: str
     until: str | None = None

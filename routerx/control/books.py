@@ -21,7 +21,7 @@ from routerx.control.book_values import (
 from routerx.control.keys import short_text
 from routerx.control.lookup import require
 from routerx.control.values import TransferView
-from routerx.domain.pricing import PriceCard
+from routerx.domain.model import DatedPrice
 from routerx.errors import InvalidParameter
 from routerx.ledger.base import BackupReport, Ledger, Rerating
 from routerx.money import NANO_PER_USD, format_usd, parse_usd
@@ -49,13 +49,14 @@ class BookOperations:
         return views.transfer_view(row)
 
     async def rerate(self, new: NewRerating, *, actor: str) -> RerateView:
-        """Correct finished requests to what they cost by the prices of the configuration as it is now."""
-        cards = self._cards(new)
+        """Correct finished requests to what they cost by the prices of the configuration as it is now; of prices that
+        change with time, by those in force when each of them started."""
+        prices = self._prices(new)
         since_ns = parse_time(new.since, "since")
         until_ns = self.clock.now_ns() if new.until is None else parse_time(new.until, "until")
         if until_ns <= since_ns:
             raise InvalidParameter("until must be later than since.", param="until")
-        done = await self._ledger.bookkeeper.rerate(Rerating(cards, since_ns, until_ns, actor, new.dry_run))
+        done = await self._ledger.bookkeeper.rerate(Rerating(prices, since_ns, until_ns, actor, new.dry_run))
         return RerateView(
             requests=done.requests,
             corrected=done.corrected,
@@ -65,7 +66,7 @@ class BookOperations:
             taken_nano=done.taken_nano,
             short_usd=format_usd(done.short_nano),
             short_nano=done.short_nano,
-            endpoints=tuple(sorted(cards)),
+            endpoints=tuple(sorted(prices)),
             dry_run=done.dry_run,
         )
 
@@ -87,8 +88,8 @@ class BookOperations:
         done = await self._ledger.bookkeeper.prune(before_ns, actor=actor, dry_run=new.dry_run)
         return PruneView(requests=done.requests, kept=done.kept, dry_run=done.dry_run)
 
-    def _cards(self, new: NewRerating) -> dict[str, PriceCard]:
-        """Endpoint key → its present price."""
+    def _prices(self, new: NewRerating) -> dict[str, tuple[DatedPrice, ...]]:
+        """Endpoint key → its prices as the configuration has them now."""
         snapshot = self._holder.current
         if (new.model is None) == (new.endpoint is None):
             raise InvalidParameter("Name either a model or an endpoint to re-rate.", param="model")
@@ -99,11 +100,15 @@ class BookOperations:
             assert new.endpoint is not None
             require(new.endpoint, snapshot.endpoints, "endpoint")
             endpoints = snapshot.endpoints[new.endpoint].endpoints
-        cards = {endpoint.key: endpoint.price for endpoint in endpoints if endpoint.price is not None}
-        if not cards:
+        prices = {
+            endpoint.key: endpoint.prices if endpoint.prices else (DatedPrice(endpoint.price),)
+            for endpoint in endpoints
+            if endpoint.price is not None
+        }
+        if not prices:
             name = new.model if new.model is not None else new.endpoint
             raise InvalidParameter(f"{name!r} has no price now; give it one in the configuration.", param="model")
-        return cards
+        return prices
 
 
 def backup_view(report: BackupReport) -> BackupView:

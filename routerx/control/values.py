@@ -195,6 +195,19 @@ class EndpointView(msgspec.Struct, frozen=True):
     """The page that states the price, or `configuration`."""
     price_as_of: str | None = None
     """ISO date on which it was read there."""
+    tiers: dict[str, dict[str, Rate]] = {}
+    """Service tiers that have rates of their own, whole."""
+    next_price: "NextPrice | None" = None
+
+
+class NextPrice(msgspec.Struct, frozen=True):
+    """What takes the place of an endpoint's price."""
+
+    at: str
+    """From then on, ISO 8601, UTC."""
+    price: dict[str, Rate]
+    long_above_tokens: int | None
+    tiers: dict[str, dict[str, Rate]]
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -289,6 +302,8 @@ class LogDetail(msgspec.Struct, frozen=True):
     long_above_tokens: int | None
     markup_bp: int | None
     attempts: tuple[AttemptView, ...]
+    tier: str | None = None
+    """The service tier that served, where it was another than the plain one."""
 
 
 class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,6 +17,7 @@ from routerx.control.values import (
     LogEntry,
     ModelQuery,
     ModelView,
+    NextPrice,
     PlanView,
     Rate,
     SpendLimitView,
@@ -25,7 +26,7 @@ from routerx.control.values import (
     VerifyView,
 )
 from routerx.domain.call import Operation
-from routerx.domain.model import Endpoint, Kind, Model, Origin
+from routerx.domain.model import DatedPrice, Endpoint, Kind, Model, Origin
 from routerx.domain.pricing import PriceCard
 from routerx.domain.record import AttemptRecord, RequestRecord
 from routerx.domain.tenant import Billing, KeyTerms, Plan, Principal, SpendLimit, Tenant
@@ -189,7 +190,7 @@ def price_view(card: PriceCard, kind: Kind) -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
     for field in card.__struct_fields__:
         value: int | None = getattr(card, field)
-        if value is None:
+        if value is None or field == "tiers":  # These have views of their own.
             continue
         if field.endswith("_pico"):
             rates[field.removesuffix("_pico")] = _rate(value, PER_MILLION)
@@ -198,6 +199,17 @@ def price_view(card: PriceCard, kind: Kind) -> dict[str, Rate]:
         elif field == "search_nano" and value:
             rates["search"] = _each(value, PER_SEARCH)
     return rates
+
+
+def _tier_views(card: PriceCard, kind: Kind) -> dict[str, dict[str, Rate]]:
+    return {tier.name: price_view(tier.card, kind) for tier in card.tiers or ()}
+
+
+def _next_price(coming: DatedPrice | None, kind: Kind) -> NextPrice | None:
+    if coming is None or coming.from_ns is None:
+        return None
+    card = coming.card
+    return NextPrice(iso_time(coming.from_ns), price_view(card, kind), card.long_above_tokens, _tier_views(card, kind))
 
 
 def _rate(pico: int, per: str) -> Rate:
@@ -222,6 +234,8 @@ def endpoint_view(endpoint: Endpoint, kind: Kind) -> EndpointView:
         weight=endpoint.weight,
         price_source=None if endpoint.price_origin is None else endpoint.price_origin.source,
         price_as_of=None if endpoint.price_origin is None else endpoint.price_origin.as_of,
+        tiers={} if endpoint.price is None else _tier_views(endpoint.price, kind),
+        next_price=_next_price(endpoint.next_price, kind),
     )
 
 
@@ -336,6 +350,7 @@ def log_detail(record: RequestRecord) -> LogDetail:
         long_above_tokens=None if record.price is None else record.price.card.long_above_tokens,
         markup_bp=None if record.price is None else record.price.markup_bp,
         attempts=tuple(attempt_view(attempt) for attempt in record.attempts),
+        tier=None if record.price is None else record.price.tier,
     )
 
 

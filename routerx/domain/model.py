@@ -1,5 +1,6 @@
 """Models and the endpoints that serve them."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -48,6 +49,26 @@ class Origin(msgspec.Struct, frozen=True):
     """ISO date on which it was read."""
 
 
+class DatedPrice(msgspec.Struct, frozen=True):
+    """A price card and from when on it counts."""
+
+    card: PriceCard
+    from_ns: int | None = None
+    """Nanoseconds since the epoch; None: always has."""
+    origin: Origin | None = None
+
+
+def in_force(prices: Sequence[DatedPrice], at_ns: int) -> DatedPrice:
+    """The one of `prices`, which are sorted by date and not none, that counts at `at_ns`: the last that has begun. The
+    first counts before its own date, too, so that no moment is without a price."""
+    return next((one for one in reversed(prices) if one.from_ns is None or one.from_ns <= at_ns), prices[0])
+
+
+def following_price(prices: Sequence[DatedPrice], at_ns: int) -> DatedPrice | None:
+    """The one that takes its place; None: no change is known of."""
+    return next((one for one in prices[1:] if one.from_ns is not None and one.from_ns > at_ns), None)
+
+
 EVERYTHING: frozenset[Capability] = frozenset(Capability) - {Capability.FIXED_SAMPLING, Capability.ALWAYS_REASONS}
 """What an endpoint is taken to be able to do of which nobody said anything: all, and without restrictions."""
 
@@ -71,6 +92,11 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Lower is tried first, before any other order."""
     price_origin: Origin | None = None
     """None: there is no price, or nobody had to say that it is free."""
+    prices: tuple[DatedPrice, ...] = ()
+    """Where the price changes with time: all of them, sorted; `price` is the one in force since the snapshot was made
+    or a price of it last changed. Empty: `price` is all there is."""
+    next_price: DatedPrice | None = None
+    """Of `prices`, the one that takes the place of `price`."""
     timeouts: TimeoutOverrides = TimeoutOverrides()
     """In place of its provider's."""
     quantization: str | None = None

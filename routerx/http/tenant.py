@@ -7,11 +7,14 @@ from aiohttp import web
 from multidict import istr
 
 from routerx import jsonx
+from routerx.config.repricing import next_change_ns, priced_at
+from routerx.control.views import iso_time
 from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
 from routerx.dialects.gemini import GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
+from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import may_use
 from routerx.errors import ModelNotFound
 from routerx.gateway.context import Inbound
@@ -108,7 +111,7 @@ def describe(model: Model) -> dict[str, object]:
     contexts = [endpoint.context_tokens for endpoint in model.endpoints if endpoint.context_tokens is not None]
     outputs = [endpoint.output_tokens_max for endpoint in model.endpoints if endpoint.output_tokens_max is not None]
     prices = [endpoint.price for endpoint in model.endpoints if endpoint.price is not None]
-    cheapest = min(prices, key=lambda price: (price.input_pico, price.output_pico), default=None)
+    cheapest = min(prices, key=_by_price, default=None)
     return {
         "id": model.name,
         "object": "model",
@@ -119,10 +122,26 @@ def describe(model: Model) -> dict[str, object]:
         "max_output_tokens": max(outputs, default=None),
         "capabilities": sorted({capability.value for e in model.endpoints for capability in e.capabilities}),
         "providers": sorted({endpoint.provider for endpoint in model.endpoints}),
-        "pricing": None
-        if cheapest is None
-        else {
-            "input_usd_per_million": format_price_per_million(cheapest.input_pico),
-            "output_usd_per_million": format_price_per_million(cheapest.output_pico),
-        },
+        "pricing": None if cheapest is None else _pricing(cheapest),
+        "next_pricing": _next_pricing(model),
     }
+
+
+def _pricing(card: PriceCard) -> dict[str, str]:
+    return {
+        "input_usd_per_million": format_price_per_million(card.input_pico),
+        "output_usd_per_million": format_price_per_million(card.output_pico),
+    }
+
+
+def _next_pricing(model: Model) -> dict[str, str] | None:
+    """What the lowest price will be from the first change on; None where none is known of."""
+    moment_ns = next_change_ns((model,))
+    if moment_ns is None:
+        return None
+    cards = [card for one in model.endpoints if (card := priced_at(one, moment_ns).price) is not None]
+    return {"from": iso_time(moment_ns), **_pricing(min(cards, key=_by_price))}
+
+
+def _by_price(card: PriceCard) -> tuple[int, int]:
+    return card.input_pico, card.output_pico

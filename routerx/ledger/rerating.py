@@ -4,12 +4,13 @@ Runs beside a serving gateway: requests are read in pages, and what is taken fro
 and no floor keeps. A request is corrected by the difference to what it has paid so far, so a second run finds nothing.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 
-from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano
+from routerx.domain.model import DatedPrice, in_force
+from routerx.domain.pricing import PriceSnapshot, cost_nano, rerated
 from routerx.domain.usage import Usage, UsageSource
 from routerx.ledger.base import RerateReport, Rerating
 from routerx.ledger.corrections import CORRECTED, Paid, correction_nano
@@ -18,7 +19,7 @@ from routerx.ledger.reports import Reader, first_settled
 PAGE_ROWS = 500
 
 _PAGE = f"""
-SELECT r.n, r.id, a.name, r.endpoint, r.usage, r.usage_source, r.price, r.held, r.cost, r.charged, {CORRECTED},
+SELECT r.n, r.id, a.name, r.endpoint, r.started_ns, r.usage, r.usage_source, r.price, r.held, r.cost, r.charged, {CORRECTED},
        (SELECT count(*) FROM transfers AS x WHERE x.request = r.n AND x.kind = 'adjustment')
 FROM requests AS r
 JOIN accounts AS a ON a.id = r.tenant
@@ -75,23 +76,25 @@ async def corrections(books: Reader, asked: Rerating, tally: Tally) -> AsyncIter
         rows = await books.fetch(_PAGE, (start, min(start + PAGE_ROWS, end)))
         found = []
         for row in rows:
-            card = asked.cards.get(row[3])
-            if card is not None:
+            prices = asked.prices.get(row[3])
+            if prices is not None:
                 tally.requests += 1
-                correction = _correction(row, card)
+                correction = _correction(row, prices)
                 if correction is not None:
                     found.append(correction)
         yield found
 
 
-def _correction(row: Any, card: PriceCard) -> Correction | None:
-    number, request_id, tenant, endpoint, usage, source, price, held, cost, charged, refunded, rerated, times = row
-    terms: PriceSnapshot = msgspec.structs.replace(msgspec.json.decode(price, type=PriceSnapshot), card=card)
+def _correction(row: Any, prices: Sequence[DatedPrice]) -> Correction | None:
+    number, request_id, tenant, endpoint, started_ns, usage, source, price, held, *paid, times = row
+    stored = msgspec.json.decode(price, type=PriceSnapshot)
+    terms = rerated(stored, in_force(prices, started_ns).card)
     should = cost_nano(msgspec.json.decode(usage, type=Usage), terms)
     if source == UsageSource.ESTIMATED:
         should = min(should, held)  # As when it was charged: no estimate costs more than its hold.
-    amount = correction_nano(Paid(cost, charged, refunded, rerated), should)
+    amount = correction_nano(Paid(*paid), should)
     if amount == 0:
         return None
-    note = f"re-rated at the present price of {endpoint}"
+    by_tier = "" if terms.tier is None else f" in the tier {terms.tier}"
+    note = f"re-rated at the present price of {endpoint}{by_tier}"
     return Correction((request_id, number), tenant, amount, f"rerate:{request_id}:{times + 1}", note)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerx.config.prices import price_card
+from routerx.config.prices import price_cards
 from routerx.config.problems import Problems
 from routerx.config.scalars import (
     parse_backoff,
@@ -110,8 +110,8 @@ prices = st.decimals(min_value=0, max_value=10_000, places=6, allow_nan=False, a
 
 def card_of(**block: str) -> tuple[PriceCard, list[str]]:
     problems = Problems()
-    card = price_card(PriceBlock.model_validate(block), Kind.CHAT, ("pricing", "m"), problems)
-    return card, [text for _, _, text in problems._found]
+    (dated,) = price_cards(PriceBlock.model_validate(block), Kind.CHAT, ("pricing", "m"), problems)
+    return dated.card, [text for _, _, text in problems._found]
 
 
 @given(prices, prices)
@@ -144,9 +144,9 @@ def test_a_card_that_forgets_output_is_refused():
 @pytest.mark.parametrize("kind", [Kind.EMBEDDING, Kind.RERANK, Kind.MODERATION])
 def test_a_model_that_writes_no_tokens_needs_no_price_for_them(kind: Kind):
     problems = Problems()
-    card = price_card(PriceBlock.model_validate({"input": "1"}), kind, ("pricing", "m"), problems)
+    (dated,) = price_cards(PriceBlock.model_validate({"input": "1"}), kind, ("pricing", "m"), problems)
     assert not problems
-    assert card == PriceCard(1_000_000, 0)
+    assert dated.card == PriceCard(1_000_000, 0)
 
 
 def test_a_price_by_request_alone_needs_no_token_prices():
@@ -178,8 +178,8 @@ def test_a_price_of_searches_alone_does_not_make_a_card():
 def test_long_prices_stand_beside_the_plain_ones():
     problems = Problems()
     block = PriceBlock.model_validate({"input": "1", "output": "2", "long": {"above": "200k", "input": "3"}})
-    card = price_card(block, Kind.CHAT, ("pricing", "m"), problems)
-    assert card == PriceCard(1_000_000, 2_000_000, long_above_tokens=200_000, long_input_pico=3_000_000)
+    (dated,) = price_cards(block, Kind.CHAT, ("pricing", "m"), problems)
+    assert dated.card == PriceCard(1_000_000, 2_000_000, long_above_tokens=200_000, long_input_pico=3_000_000)
     assert not problems
 
 

@@ -7,14 +7,14 @@ from routerx.domain.model import Endpoint, Kind, Model
 from routerx.domain.pricing import PriceCard, PriceSnapshot
 from tests.cli.support import record
 
-EVERYTHING = PriceCard(**dict.fromkeys(PriceCard.__struct_fields__, 7000))
+EVERYTHING = PriceCard(**dict.fromkeys(PriceCard.__struct_fields__, 7000) | {"tiers": None})
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_price_of_a_card_is_shown(kind: Kind) -> None:
     shown = price_view(EVERYTHING, kind)
 
-    assert len(shown) == len(PriceCard.__struct_fields__) - 1  # All but the threshold, which stands beside them.
+    assert len(shown) == len(PriceCard.__struct_fields__) - 2  # All but threshold and tiers, which stand beside them.
     assert {rate.per for rate in shown.values()} == {"1M tokens", "request", "search"}
     assert shown["search"].usd == "0.000007"
     assert shown["long_cache_write_1h"].usd == "0.007"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routerx.domain.model import DatedPrice
 from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano, fee_terms
 from routerx.domain.record import BillingMode, RequestRecord
 from routerx.domain.tenant import Billing
@@ -133,7 +134,7 @@ async def settle(ledger: SqliteLedger, done: RequestRecord, who=ACME) -> Request
 
 
 def at(card: PriceCard, *, dry_run: bool = False, since: int = 0, until: int = 1 << 62) -> Rerating:
-    return Rerating({"acme-ai/model": card}, since, until, "op", dry_run)
+    return Rerating({"acme-ai/model": (DatedPrice(card),)}, since, until, "op", dry_run)
 
 
 async def test_requests_are_corrected_to_another_price_once(tmp_path: Path):

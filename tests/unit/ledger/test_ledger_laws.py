@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from routerx.domain.model import DatedPrice
 from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano
 from routerx.domain.record import BillingMode, RequestRecord
 from routerx.domain.tenant import Billing
@@ -134,7 +135,7 @@ class World:
 
     async def _rerate(self, card: PriceCard) -> None:
         await asyncio.gather(*self.waiting.values())
-        rerating = Rerating({"acme-ai/model": card}, 0, 1 << 62, "op", dry_run=False)
+        rerating = Rerating({"acme-ai/model": (DatedPrice(card),)}, 0, 1 << 62, "op", dry_run=False)
         done = await self.ledger.bookkeeper.rerate(rerating)
         before = sum(self.expected.values())
         self.expected = {name: self.ledger.funds(name).balance_nano for name in self.expected}
