@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from routerx.domain.pricing import PriceCard
+from routerx.domain.model import DatedPrice
 from routerx.domain.record import RequestRecord
 from routerx.domain.tenant import KeyTerms, Period, Principal, Tenant
 from routerx.secrets import Secret
