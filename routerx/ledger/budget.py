@@ -44,38 +44,42 @@ def first_day(period: Period, day: int) -> int:
 class Spending:
     """What was charged and how many requests there were, by UTC day."""
 
-    __slots__ = ("_charged", "_day", "_month", "_requests", "_week", "total_nano")
+    __slots__ = ("_charged", "_day", "_month", "_requests", "_today", "_today_nano", "_week", "total_nano")
 
     def __init__(self) -> None:
         self.total_nano = 0
         self._charged: dict[int, int] = {}
         self._requests: dict[int, int] = {}
-        self._day = -1  # The day that the two sums below are for.
+        self._day = -1  # The day that the sums below are for; what came on it is in them alone.
+        self._today = 0
+        self._today_nano = 0
         self._week = 0
         self._month = 0
 
     def load(self, day: int, requests: int, charged_nano: int) -> None:
         """Add a day's figures as the file has them, without the total."""
+        self._put_away()
         self._charged[day] = charged_nano
         self._requests[day] = requests
-        self._day = -1
 
     def add(self, day: int, requests: int, charged_nano: int) -> None:
         """Count a settled request; negative numbers take one back."""
-        self._turn(day)
-        self._requests[day] = self._requests.get(day, 0) + requests
+        if day != self._day:
+            self._turn(day)
+        self._today += requests
         if charged_nano:
-            self._charged[day] = self._charged.get(day, 0) + charged_nano
+            self._today_nano += charged_nano
             self._week += charged_nano
             self._month += charged_nano
             self.total_nano += charged_nano
 
     def spent(self, period: Period, day: int) -> int:
         """nano-USD charged in the period that `day` lies in."""
-        self._turn(day)
+        if day != self._day:
+            self._turn(day)
         match period:
             case Period.DAY:
-                return self._charged.get(day, 0)
+                return self._today_nano
             case Period.WEEK:
                 return self._week
             case Period.MONTH:
@@ -84,13 +88,20 @@ class Spending:
                 return self.total_nano
 
     def requests(self, day: int) -> int:
-        return self._requests.get(day, 0)
+        return self._today if day == self._day else self._requests.get(day, 0)
+
+    def _put_away(self) -> None:
+        """No day is the current one any more."""
+        if self._day >= 0:
+            self._requests[self._day] = self._today
+            self._charged[self._day] = self._today_nano
+            self._day = -1
 
     def _turn(self, day: int) -> None:
         """Another day than last time, in either direction: sum up again."""
-        if day == self._day:
-            return
+        self._put_away()
         self._day = day
+        self._today, self._today_nano = self._requests.get(day, 0), self._charged.get(day, 0)
         if len(self._requests) > 2 * _DAYS_KEPT:
             self._charged = {key: value for key, value in self._charged.items() if abs(key - day) <= _DAYS_KEPT}
             self._requests = {key: value for key, value in self._requests.items() if abs(key - day) <= _DAYS_KEPT}

@@ -5,9 +5,9 @@ in their place, in the migration's one transaction. A transfer keeps the number 
 pruned, which is why it is no foreign key any more; `ledger verify` proves it instead (I6).
 """
 
-from routerx.ledger.schema import guard
+from routerx.ledger.schema import guard, one_of
 
-REQUESTS = """
+REQUESTS = f"""
 CREATE TABLE requests_2(
   n INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE,
@@ -20,9 +20,9 @@ CREATE TABLE requests_2(
   stream INTEGER NOT NULL CHECK(stream IN (0, 1)),
   outcome TEXT NOT NULL CHECK(outcome <> ''),
   http_status INTEGER NOT NULL,
-  billing TEXT NOT NULL CHECK(billing IN ('paid', 'byok', 'free', 'cached', 'off', 'void')),
+  billing TEXT NOT NULL CHECK({one_of("billing", "paid", "free", "byok", "cached", "off", "void")}),
   usage TEXT,
-  usage_source TEXT NOT NULL CHECK(usage_source IN ('provider', 'estimated', 'none')),
+  usage_source TEXT NOT NULL CHECK({one_of("usage_source", "provider", "estimated", "none")}),
   price TEXT,
   cost INTEGER NOT NULL CHECK(cost >= 0),
   charged INTEGER NOT NULL CHECK(charged >= 0),
@@ -37,12 +37,12 @@ CREATE TABLE requests_2(
   CHECK(charged + written_off = CASE WHEN billing IN ('paid', 'byok') THEN cost ELSE 0 END)
 ) STRICT"""
 
-TRANSFERS = """
+TRANSFERS = f"""
 CREATE TABLE transfers_2(
   id INTEGER PRIMARY KEY,
   ts_ns INTEGER NOT NULL,
   kind TEXT NOT NULL
-    CHECK(kind IN ('opening', 'topup', 'charge', 'byok_fee', 'writeoff', 'adjustment', 'refund')),
+    CHECK({one_of("kind", "charge", "opening", "topup", "byok_fee", "writeoff", "adjustment", "refund")}),
   debit INTEGER NOT NULL REFERENCES accounts(id),
   credit INTEGER NOT NULL REFERENCES accounts(id),
   amount INTEGER NOT NULL CHECK(amount > 0),
@@ -57,12 +57,12 @@ CREATE TABLE transfers_2(
   prev_hash BLOB NOT NULL,
   hash BLOB NOT NULL,
   CHECK(debit <> credit),
-  CHECK(kind NOT IN ('charge', 'byok_fee', 'writeoff') OR request IS NOT NULL),
-  CHECK(kind IN ('charge', 'byok_fee', 'writeoff', 'adjustment') OR request IS NULL),
+  CHECK(request IS NOT NULL OR NOT {one_of("kind", "charge", "byok_fee", "writeoff")}),
+  CHECK({one_of("kind", "charge", "byok_fee", "writeoff", "adjustment")} OR request IS NULL),
   CHECK((kind = 'refund') = (reverses IS NOT NULL)),
-  CHECK(kind NOT IN ('opening', 'topup', 'refund') OR ext_ref IS NOT NULL),
+  CHECK(ext_ref IS NOT NULL OR NOT {one_of("kind", "opening", "topup", "refund")}),
   CHECK(kind <> 'adjustment' OR request IS NULL OR ext_ref IS NOT NULL),
-  CHECK(kind IN ('charge', 'byok_fee', 'writeoff') OR actor IS NOT NULL)
+  CHECK({one_of("kind", "charge", "byok_fee", "writeoff")} OR actor IS NOT NULL)
 ) STRICT"""
 
 WATERMARKS = """

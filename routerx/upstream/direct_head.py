@@ -6,6 +6,7 @@ what llhttp leaves open, and nothing is decoded before somebody asks for it.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TypeVar, overload
 from urllib.parse import quote, urlsplit
 
@@ -129,6 +130,12 @@ def read_framing(head: bytes, lower: bytes) -> Framing | None:
     return Framing(length, chunked, coding, keep_alive_s)
 
 
+@lru_cache(maxsize=1024)
+def _line_start(name: str) -> bytes:
+    """What a field of that name begins with in a head: a few names are asked for again and again."""
+    return b"\r\n%b:" % name.lower().encode("latin-1", "replace")
+
+
 class ResponseHeaders(Mapping[str, str]):
     """The fields of a head, found in its bytes when asked for. Of a name that occurs twice, the first counts; names
     come in lower case."""
@@ -152,7 +159,7 @@ class ResponseHeaders(Mapping[str, str]):
     def get(self, name: str, /, default: str | _T) -> str | _T: ...
 
     def get(self, name: str, /, default: object = None) -> object:
-        key = b"\r\n%b:" % name.lower().encode("latin-1", "replace")
+        key = _line_start(name)
         at = self._lower.find(key)
         if at < 0:
             return default
