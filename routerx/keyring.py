@@ -7,6 +7,7 @@ has sealed can be sealed anew. Who loses all keys loses what they sealed, and no
 import hmac
 import os
 import secrets
+import threading
 from collections.abc import Sequence
 
 from routerx.errors import ConfigError
@@ -20,13 +21,15 @@ _LABEL = b"routerx vault key"
 
 
 class Keyring:
-    """One process's way to its Vault. Nothing is read or made before the first question; each answer is kept."""
+    """One process's way to its Vault; any thread. Nothing is read or made before the first question, and each answer is
+    kept."""
 
     def __init__(self, given: Sequence[Secret], data_dir: str) -> None:
         """`given`: `server.vault_keys`; the first one seals. `data_dir` belongs to this process alone."""
         self._given = tuple(secret.reveal() for secret in given)
         self._path = os.path.join(data_dir, KEY_FOLDER, KEY_FILE)
         self._vault: Vault | None = None
+        self._lock = threading.Lock()
 
     @property
     def path(self) -> str:
@@ -38,22 +41,27 @@ class Keyring:
 
         Raises ConfigError when the key's file cannot be read or holds no key.
         """
-        if self._vault is None:
-            kept = self._kept()
-            texts = self._given if kept is None else (*self._given, kept)
-            if texts:
-                self._vault = Vault([_derived(text) for text in texts])
-        return self._vault
+        with self._lock:
+            return self._present()
 
     def vault(self) -> Vault:
         """The vault; the first time, where there is no key, one is made and is on disk when this returns.
 
         Raises ConfigError when the key cannot be read or kept.
         """
-        vault = self.present()
-        if vault is None:
-            vault = self._vault = Vault([_derived(self._make())])
-        return vault
+        with self._lock:
+            vault = self._present()
+            if vault is None:
+                vault = self._vault = Vault([_derived(self._make())])
+            return vault
+
+    def _present(self) -> Vault | None:
+        if self._vault is None:
+            kept = self._kept()
+            texts = self._given if kept is None else (*self._given, kept)
+            if texts:
+                self._vault = Vault([_derived(text) for text in texts])
+        return self._vault
 
     def _kept(self) -> str | None:
         try:

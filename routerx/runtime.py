@@ -180,6 +180,7 @@ class Runtime:
             synchronous=server.ledger_synchronous,
             log_retention_days=server.log_retention_days,
             retention_days=server.retention_days,
+            keyring=self.keyring,
         )
         ledger = await open_ledger(options, self.clock)
         self._stack.push_async_callback(ledger.close)

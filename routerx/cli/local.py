@@ -38,6 +38,7 @@ from routerx.control.values import (
     TransferView,
     VerifyView,
 )
+from routerx.keyring import Keyring
 from routerx.ledger.backup import restore
 from routerx.ledger.base import LogQuery
 from routerx.ledger.opening import LedgerOptions
@@ -159,6 +160,7 @@ class LocalAccess:
                 path=server.ledger_path,
                 synchronous=server.ledger_synchronous,
                 log_retention_days=server.log_retention_days,
+                keyring=Keyring(server.vault_keys, server.data_dir),
             )
             self._ledger = await open_ledger(options, clock)
             await self._ledger.sync_tenants(self._holder.current.tenants.values())

@@ -4,14 +4,12 @@ What takes a right away counts at once, before it is durable; what gives one cou
 """
 
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from routerx.domain.tenant import NO_KEYS, KeyTerms, Limits, Period, SpendLimit
+from routerx.domain.tenant import KeyTerms, Limits, Period, SpendLimit
 from routerx.ledger.base import KeyRow
-from routerx.secrets import Secret
 
 _KEYS = """
 SELECT k.digest, k.id, a.name, k.label, k.created_ns, k.revoked_ns, k.source,
@@ -33,7 +31,6 @@ class Access:
         self._keys: dict[str, KeyRow] = {}
         self._digests: dict[str, str] = {}
         self._suspended: dict[str, str | None] = {}
-        self._own_keys: dict[str, Mapping[str, Secret | None]] = {}
 
     @classmethod
     def load(cls, connection: sqlite3.Connection) -> "Access":
@@ -77,10 +74,6 @@ class Access:
         digest = self._digests[key_id]
         row = self._keys[digest] = msgspec.structs.replace(self._keys[digest], revoked_ns=now_ns)
         return row
-
-    def own_keys(self, tenant: str) -> Mapping[str, Secret | None]:
-        """As Ledger.own_keys."""
-        return self._own_keys.get(tenant, NO_KEYS)
 
     def is_suspended(self, tenant: str) -> bool:
         return tenant in self._suspended

@@ -1,7 +1,7 @@
 """What the gateway and the control plane ask of a ledger. SQLite answers today; the contract suite names the rules."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -103,6 +103,17 @@ class KeyUse(msgspec.Struct, frozen=True):
                 return self.spent_month_nano
             case Period.TOTAL:
                 return self.spent_total_nano
+
+
+class OwnKeyRow(msgspec.Struct, frozen=True):
+    """A stored provider key that is a tenant's own, without the key."""
+
+    tenant: str
+    provider: str
+    fingerprint: str
+    created_ns: int
+    readable: bool
+    """Whether a vault key opens it."""
 
 
 class AuditRow(msgspec.Struct, frozen=True):
@@ -256,6 +267,27 @@ class Bookkeeper(Protocol):
         ...
 
 
+class KeySafe(Protocol):
+    """Stored provider keys that are tenants' own. What is changed counts for requests once it is written."""
+
+    def rows(self, tenant: str) -> tuple[OwnKeyRow, ...]:
+        """The tenant's, by provider. Raises NotFound."""
+        ...
+
+    def secrets(self) -> Iterator[Secret]:
+        """All that are readable, of all tenants: what must appear in no log."""
+        ...
+
+    async def put(self, tenant: str, provider: str, secret: Secret, *, actor: str, reason: str | None) -> OwnKeyRow:
+        """Store a key, in the place of the one that was there. Raises NotFound, ConfigError (no vault key can be read
+        or kept), StorageBusy and StorageUnavailable."""
+        ...
+
+    async def remove(self, tenant: str, provider: str, *, actor: str, reason: str | None) -> OwnKeyRow:
+        """Forget a key. Raises NotFound, StorageBusy and StorageUnavailable."""
+        ...
+
+
 class Ledger(Protocol):
     """One owner of the books. The first group is synchronous and in memory: it is the hot path."""
 
@@ -369,6 +401,8 @@ class Ledger(Protocol):
     async def verify(self) -> VerifyReport: ...
     @property
     def bookkeeper(self) -> Bookkeeper: ...
+    @property
+    def key_safe(self) -> KeySafe: ...
     def health(self) -> LedgerHealth: ...
     async def close(self) -> None:
         """Drain the queue, checkpoint, release the lock."""

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 
-from routerx.ledger import schema, schema_2, schema_3
+from routerx.ledger import schema, schema_2, schema_3, schema_4
 from routerx.money import SCALE
 
 
@@ -27,7 +27,18 @@ def m003_keys(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_fees_refunds_pruning, m003_keys)
+def m004_own_keys(connection: sqlite3.Connection) -> None:
+    """Tenants' own provider keys, sealed."""
+    for statement in schema_4.STATEMENTS:
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    m001_initial,
+    m002_fees_refunds_pruning,
+    m003_keys,
+    m004_own_keys,
+)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 _SET_SCHEMA = "INSERT INTO meta(key, value) VALUES ('schema', ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"

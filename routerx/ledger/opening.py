@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 
 from routerx.errors import LedgerUnusable
+from routerx.keyring import Keyring
 from routerx.ledger import database
 from routerx.ledger.access import Access
 from routerx.ledger.batch import BooksState, load_state
 from routerx.ledger.budget import Funds, day_of
 from routerx.ledger.database import SYNCHRONOUS, Connect, Flush
 from routerx.ledger.lock import DataDirLock
+from routerx.ledger.own_keys import OwnKeys, load_own_keys
 from routerx.ledger.storage import StorageOptions
 
 DAYS_LOADED = 40
@@ -36,6 +38,8 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     ballast_bytes: int = 16 * 1024 * 1024
     free_bytes_min: int = 64 * 1024 * 1024
     """With less space than this on the disk, new work is refused."""
+    keyring: Keyring | None = None
+    """What opens tenants' own provider keys; None: one whose key lies beside the ledger."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -47,6 +51,8 @@ class Opened(msgspec.Struct, frozen=True):
     state: BooksState
     funds: dict[str, Funds]
     access: Access
+    own_keys: OwnKeys
+    keyring: Keyring
     opened: set[str]
     """Tenants that have had their opening balance."""
     flush: Flush
@@ -75,6 +81,7 @@ def open_file(options: LedgerOptions, now_ns: int, connect: Connect) -> Opened:
 
 def _open_locked(options: LedgerOptions, now_ns: int, connect: Connect, lock: DataDirLock) -> Opened:
     path = os.path.abspath(options.path)
+    keyring = options.keyring if options.keyring is not None else Keyring((), os.path.dirname(path))
     version = database.inspect(path, options.busy_timeout_s)
     database.create_private(path)
     connection = database.open_writer(path, options.synchronous, options.busy_timeout_s, connect)
@@ -100,6 +107,8 @@ def _open_locked(options: LedgerOptions, now_ns: int, connect: Connect, lock: Da
             state=load_state(connection),
             funds=_load_funds(connection, day_of(now_ns)),
             access=Access.load(connection),
+            own_keys=load_own_keys(connection, keyring),
+            keyring=keyring,
             opened={name for (name,) in opened},
             flush=flush,
             verified=None if verified is None else verified[0],

@@ -35,6 +35,7 @@ from routerx.ledger.budget import floor_of
 from routerx.ledger.database import Connect, connect
 from routerx.ledger.opening import LedgerOptions, Opened, open_file
 from routerx.ledger.ops import AddKey, Op, Post, Posting, Remark, RevokeKey, SetKeyTerms, Suspend, yaml_tombstones
+from routerx.ledger.own_keys import SqliteKeySafe
 from routerx.ledger.requestlog import RequestLog
 from routerx.ledger.storage import Storage
 from routerx.ledger.usage import provider_usage
@@ -100,6 +101,8 @@ class SqliteLedger:
         self._tasks.spawn("ledger watch", self._watch.run())
         self.bookkeeper = SqliteBookkeeper(self._books, self._books_reader, self._watch, self._path, clock)
         self.bookkeeper.retention_days = options.retention_days
+        self._own_keys = opened.own_keys
+        self.key_safe = SqliteKeySafe(self._books, opened.own_keys, opened.keyring, clock)
         self._tasks.spawn("ledger prune", self.bookkeeper.keep_retention())
         self._closed = False
 
@@ -115,7 +118,7 @@ class SqliteLedger:
         return self._access.revoked(digest)
 
     def own_keys(self, tenant: str) -> Mapping[str, Secret | None]:
-        return self._access.own_keys(tenant)
+        return self._own_keys.of(tenant)
 
     def hold(self, tenant: Tenant, amount_nano: int, caller: Principal | None = None) -> Hold:
         return self._books.hold(tenant, amount_nano, caller)

@@ -17,6 +17,7 @@ from routerx.ledger.base import VerifyReport
 from routerx.ledger.budget import DAY_NS
 from routerx.ledger.checks import Progress
 from routerx.ledger.database import connect_read_only, recognise
+from routerx.ledger.own_keys import own_keys_told
 from routerx.ledger.pruning import newest_watermark, recorded
 from routerx.ledger.schema import TABLES
 
@@ -48,6 +49,9 @@ SELECT DISTINCT key, day, tenant FROM (
   WHERE settled_ns >= (?1 + 1) * ?2 GROUP BY 1, 2, 3)
 GROUP BY tenant, key, day, requests, charged HAVING count(*) <> 2 ORDER BY 1, 2"""
 """Figures of keys that are not the sums of their requests, after a day."""
+
+
+_OWN_KEYS = "SELECT a.name, k.provider, k.fingerprint FROM own_keys AS k JOIN accounts AS a ON a.id = k.tenant"
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -185,6 +189,7 @@ class Checker:
             self.add("I13", f"attempts of request row {request}, which is not there", None)
         self._watermarks()
         self._keys()
+        self._own_keys()
 
     def _keys(self) -> None:
         """I16 by key; of days whose rows were pruned only the sums by tenant are left to prove."""
@@ -197,8 +202,26 @@ class Checker:
 
     def _counts_keys(self) -> bool:
         """Not so a file of an older version."""
-        sql = "SELECT 1 FROM sqlite_schema WHERE name = 'key_days'"
-        return self._connection.execute(sql).fetchone() is not None
+        return self._has_table("key_days")
+
+    def _own_keys(self) -> None:
+        """I11: tenants' own provider keys are those that the audit trail says were set."""
+        if not self._has_table("own_keys"):
+            return
+        self._connection.execute("BEGIN")  # Both as of one moment: a key may be set in between.
+        try:
+            stored = {(tenant, name): public for tenant, name, public in self._connection.execute(_OWN_KEYS)}
+            told = own_keys_told(self._connection)
+        finally:
+            self._connection.execute("ROLLBACK")
+        for tenant, provider in sorted(stored.keys() | told.keys()):
+            if stored.get((tenant, provider)) != told.get((tenant, provider)):
+                message = f"the own key for {provider!r} is not the one that the audit trail tells of"
+                self.add("I11", message, tenant)
+
+    def _has_table(self, name: str) -> bool:
+        sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
+        return self._connection.execute(sql, (name,)).fetchone() is not None
 
     def _watermarks(self) -> None:
         """I11 and I16 of what was pruned: watermarks are those of the audit chain, and their sums those charged."""

@@ -59,6 +59,7 @@ async def test_a_ledger_of_version_1_keeps_every_row_and_verifies(old: Path):
     assert query(old, "SELECT version, name FROM migrations") == [
         (2, "m002_fees_refunds_pruning"),
         (3, "m003_keys"),
+        (4, "m004_own_keys"),
     ]
     assert query(old, "SELECT tenant, day, sum(requests), sum(charged) FROM key_days GROUP BY 1, 2 ORDER BY 1, 2") == (
         query(old, "SELECT * FROM days ORDER BY 1, 2")
