@@ -284,6 +284,8 @@ class EdgeProtocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """aiohttp's hook for malformed HTTP (400) and for handlers that raised (500, 504)."""
+        if isinstance(exc, ConnectionError):  # The caller has gone; nothing has failed.
+            raise exc
         if status == HTTPStatus.BAD_REQUEST:
             error = self._malformed(exc)
         else:

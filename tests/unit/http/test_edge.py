@@ -321,6 +321,17 @@ async def test_a_handler_that_raises_becomes_a_bare_500(caplog: pytest.LogCaptur
     assert "secret-detail" in caplog.text
 
 
+async def test_a_caller_who_leaves_just_before_its_answer_is_no_error(caplog: pytest.LogCaptureFixture):
+    async def gone(request: web.BaseRequest) -> web.StreamResponse:
+        raise ConnectionResetError("The caller has gone.")
+
+    async with serving(handler=gone) as edge:
+        wire = await edge.connect()
+        await wire.send(GET % b"x")
+        assert await wire.rest() == b""
+    assert not caplog.records
+
+
 async def test_a_unix_socket_is_served_without_a_cap_per_host(tmp_path):
     clock = ManualClock()
 
