@@ -8,10 +8,11 @@ from typing import assert_never
 import msgspec
 
 from routerx.clock import Clock
+from routerx.dialects.base import Reply, StreamTap
 from routerx.domain.call import Operation, Peek
 from routerx.domain.failure import FailureKind
 from routerx.domain.model import Endpoint
-from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, usage_pico, with_markup
+from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, is_unpriced, served, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import TenantSuspended
@@ -80,7 +81,7 @@ def capped(usage: Usage, terms: PriceSnapshot, cap_nano: int) -> Usage:
     if cost_nano(usage, terms) <= cap_nano:
         return usage
     cap_pico = cap_nano * PICO_PER_NANO * BP // (BP + terms.markup_bp)
-    card = terms.card.at(usage.input_tokens)  # Cutting input down may only lead to a cheaper tier.
+    card = terms.card.at(usage.input_tokens)  # Cutting input down may only lead to a cheaper price.
     for bucket, price in (("out_text", card.output_pico), ("in_fresh", card.input_pico)):
         usage = msgspec.structs.replace(usage, **{bucket: 0})
         left = cap_pico - usage_pico(usage, card)
@@ -125,11 +126,13 @@ class Settler:
         finally:  # Whatever goes wrong above, nothing stays reserved: both know a hold and a lease that are resolved.
             if ctx.lease is not None:
                 ctx.lease.release(tokens)
-            if ctx.hold is not None:
+            if ctx.hold is not None and ctx.hold.open:
                 self._ledger.release(ctx.hold)
         return record
 
     def _record(self, ctx: RequestContext) -> RequestRecord:
+        if ctx.terms is not None:
+            ctx.terms = _of_tier(ctx, ctx.terms)
         inbound, peek, committed, terms = ctx.inbound, ctx.peek, ctx.committed, ctx.terms
         now_s = self._clock.monotonic_s()
         used = self._consumption(ctx, now_s)
@@ -138,7 +141,7 @@ class Settler:
             pico = usage_pico(used.usage, terms.card)
             provider_cost = with_markup(pico, 0)
             if used.charged and ctx.billing.owes:
-                owed = with_markup(pico, terms.markup_bp)
+                owed = with_markup(pico, terms.markup_bp) if terms.markup_bp else provider_cost
         endpoint = committed.candidate.endpoint if committed is not None else None
         first_s = ctx.first_s
         own_s = (first_s if first_s is not None else now_s) - inbound.started_s - ctx.upstream_s
@@ -200,8 +203,7 @@ class Settler:
         """Rows A, B, C and I."""
         committed = ctx.committed
         assert committed is not None
-        seen = committed.tap if isinstance(committed, StreamCommit) else committed.result
-        if seen.anomaly:
+        if _seen(committed).anomaly:
             ctx.flags.append("anomaly")
         if isinstance(committed, StreamCommit) and committed.tap.missing_done:
             ctx.flags.append("missing_done")
@@ -269,6 +271,23 @@ class Settler:
         if ctx.terms is not None and ctx.hold is not None and ctx.billing.owes:
             usage = capped(usage, ctx.terms, ctx.hold.amount_nano)
         return Consumption(usage, UsageSource.ESTIMATED, charged=charged)
+
+
+def _of_tier(ctx: RequestContext, terms: PriceSnapshot) -> PriceSnapshot:
+    """The terms as they are charged and stored: of the service tier that answered."""
+    reported = _seen(ctx.committed).tier if ctx.committed is not None else None
+    if reported is None and terms.card.tiers is None:
+        return terms
+    # A tier that the wire of the endpoint could not be asked for has not served.
+    asked = ctx.peek.service_tier if ctx.peek is not None and "service_tier" not in ctx.dropped else None
+    own = served(terms, reported, asked)
+    if is_unpriced(terms.card, own):
+        ctx.flags.append("tier_unpriced")
+    return own
+
+
+def _seen(committed: BufferedCommit | StreamCommit) -> Reply | StreamTap:
+    return committed.tap if isinstance(committed, StreamCommit) else committed.result
 
 
 def _is_whole(ctx: RequestContext) -> bool:

@@ -256,8 +256,9 @@ class RoutingState:
         if lane is None:
             return
         total_s, ttft_s = measured.total_s, measured.ttft_s
-        if not breaker.is_old(lane.cells.get(credential_id, CLOSED), now_s - total_s + ROUNDED_S):
-            _step(lane, credential_id, Event.SUCCEEDED, _ANY_BREAKER, now_s)
+        cell = lane.cells.get(credential_id, CLOSED)
+        if not breaker.is_old(cell, now_s - total_s + ROUNDED_S):
+            lane.cells[credential_id] = breaker.step(cell, Event.SUCCEEDED, now_s, _ANY_BREAKER)
         fresh = now_s - lane.measured_s > LATENCY_STALE_S
         if fresh:
             lane.ttfts.clear()
