@@ -1,13 +1,12 @@
-"""Holds that grow with a stream, money that ends within one, and streams that are read to their end for nobody."""
+"""Holds that grow with a stream, and money that ends within one."""
 
-import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from tests.flow.flow_kit import planned
-from tests.support.gateway import HELLO, running, wait_for
+from tests.support.gateway import HELLO, running
 from tests.support.upstream import Ok, ScriptedUpstream, Stream
 
 SLICE_NANO = 1_024 * 2_000
@@ -93,34 +92,3 @@ async def test_what_answers_usually_take_is_held_for_the_next_stream(tmp_path: P
         assert held[-1] < 400 * 2_000
         assert (await gw.chat("solo")).status == 200  # A whole answer cannot grow: the most is held, where it fits.
         assert (await gw.settled()).held_nano == held[0]
-
-
-async def test_a_stream_that_is_billed_anyway_is_read_to_its_end_for_nobody(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as up, running(tmp_path, planned(up.url, on_disconnect="drain")) as gw:
-        gate = asyncio.Event()
-        up.default = Stream(["Hel", "lo"], usage=(7, 3), gates={2: gate})
-        caller = await gw.begin("solo", stream=True)
-        await caller.head()
-        await caller.until(b"Hel")
-        caller.leave()
-        await wait_for(lambda: any(ctx.draining for ctx in gw.runtime.gateway.active))
-        assert gw.runtime.ledger.held_nano() > 0
-        gate.set()
-        row = await gw.settled()
-        assert (row.outcome, row.usage_source.value) == ("client_gone_midstream", "provider")
-        assert row.cost_nano == 7 * 1_000 + 3 * 2_000
-        assert "drained" in row.flags
-        await gw.assert_books_are_clean()
-
-
-async def test_a_stream_whose_bill_ends_with_it_is_cancelled(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as up, running(tmp_path, planned(up.url)) as gw:
-        up.default = Stream(["Hel", "lo"], gates={2: asyncio.Event()})
-        caller = await gw.begin("solo", stream=True)
-        await caller.head()
-        await caller.until(b"Hel")
-        caller.leave()
-        row = await gw.settled()
-        assert "cancelled" in row.flags
-        await up.requests[0].gone()
-        await gw.assert_books_are_clean()

@@ -135,7 +135,11 @@ COMPLETE = (
         "A",
         "reasoning",
         answers(Reports(THOUGHT)),
-        Expect(Used(in_fresh=10, out_text=10, out_reasoning=40), terms=Terms(UP | {"reasoning": "3.5"})),
+        Expect(
+            Used(in_fresh=10, out_text=10, out_reasoning=40),
+            terms=Terms(UP | {"reasoning": "3.5"}),
+            held_by=Terms(UP | {"output": "3.5"}),
+        ),
         priced(**UP, reasoning="3.5"),
     ),
     Row(

@@ -188,6 +188,7 @@ async def _leaves_and_is_read_on(scene: Scene, cell: Cell) -> None:
     await caller.until(TEXT.encode())
     caller.leave()
     await wait_for(lambda: any(one.draining for one in scene.gateway.runtime.gateway.active))
+    assert scene.gateway.runtime.ledger.held_nano() > 0
     gate.set()
     await scene.gateway.settled()
 

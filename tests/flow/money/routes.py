@@ -171,13 +171,6 @@ async def _kept_in_the_other_shape(scene: Scene, cell: Cell) -> None:
     await scene.gateway.settled()
 
 
-async def _kept_for_who_has_nothing_left(scene: Scene, cell: Cell) -> None:
-    """What was there paid for one answer; a hit holds nothing."""
-    await _kept(scene, cell)
-    assert (await (await scene.send(cell)).reply()).status == 402
-    await scene.gateway.settled()
-
-
 async def _told_again(scene: Scene, cell: Cell) -> None:
     scene.up.default = Ok()
     first = await scene.ask(cell, headers=ONCE)
@@ -217,6 +210,16 @@ OWN = frozenset({"byok"})
 FEE = Terms(UP, fee="12.5%")
 
 
+async def _free_by_name(scene: Scene, cell: Cell) -> None:
+    await answers(Ok(), model="solo:free")(scene, cell)
+    assert scene.up.requests[-1].model == "solo"
+
+
+async def _refused_by_name(scene: Scene, cell: Cell) -> None:
+    assert (await scene.ask(cell, "solo:free")).status == 403
+    assert scene.up.requests == []
+
+
 def _dearer(scene: Scene) -> Config:
     value = json.loads(json.dumps(scene.value))
     value["models"]["solo"]["endpoints"][0]["price"] = SPARE
@@ -246,7 +249,7 @@ async def _dearer_before(scene: Scene, cell: Cell) -> None:
 
 
 TERMS = (
-    Row("P", "free_by_name", answers(Ok(), model="solo:free"), FREE, planned(free_suffix="any", markup="10%")),
+    Row("P", "free_by_name", _free_by_name, FREE, planned(free_suffix="any", markup="10%")),
     Row(
         "P",
         "free_by_name_with_nothing_left",
@@ -264,7 +267,7 @@ TERMS = (
     Row(
         "P",
         "not_free_where_the_plan_has_none",
-        answers(Ok(), model="solo:free"),
+        _refused_by_name,
         NO_ROW,
         planned(free_suffix="off"),
     ),
