@@ -153,7 +153,7 @@ class Runtime:
         )
         self.gateway = Gateway(parts)
         index = UseIndex(os.path.join(snapshot.server.data_dir, IDEMPOTENCY_FILE))
-        self.idempotency = Idempotency(index, self.ledger.request, clock)
+        self.idempotency = Idempotency(index, self.ledger.booked, clock)
         self._stack.push_async_callback(self.idempotency.close)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)

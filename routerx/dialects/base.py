@@ -43,6 +43,8 @@ class Reply(msgspec.Struct, frozen=True):
     """Images in it, where usage is missing: what is then charged by."""
     content_type: str | None = None
     """What to call a body that is no JSON, fit for a header."""
+    tier: str | None = None
+    """The service tier that it names, as pricing.tier_name() gives it."""
 
 
 class StreamTap(Protocol):
@@ -66,6 +68,8 @@ class StreamTap(Protocol):
     served_model: str | None
     response_id: str | None
     output_chars: int
+    tier: str | None
+    """The service tier that it names, as pricing.tier_name() gives it; the last one that it named."""
     missing_done: bool
     """The answer was whole but its end mark never came; close() has added one to `terminal` (FAULTS.md 15)."""
 

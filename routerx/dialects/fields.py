@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from routerx.dialects.leniently import decode_or_none
+from routerx.domain.pricing import tier_name
 from routerx.errors import InvalidParameter
 from routerx.jsonx import Raw
 
@@ -14,6 +16,7 @@ USER_CHARS_MAX = 256
 
 _NULL = Raw(b"null")
 _string = msgspec.json.Decoder(str).decode
+_any_decoder = msgspec.json.Decoder()
 
 
 def read_model(fields: Mapping[str, Raw]) -> str:
@@ -38,6 +41,12 @@ def read_user(fields: Mapping[str, Raw]) -> str | None:
         return _string(raw)[:USER_CHARS_MAX]
     except msgspec.DecodeError:
         raise wrong_value("user", raw, "a string") from None
+
+
+def read_tier(fields: Mapping[str, Raw]) -> str | None:
+    """The service tier that is asked for. What is none is the provider's to refuse."""
+    raw = fields.get("service_tier")
+    return None if raw is None else tier_name(decode_or_none(_any_decoder, raw))
 
 
 def read_field(key: str, fields: Mapping[str, Raw], decode: Callable[[Raw], Any], what: str) -> Any:

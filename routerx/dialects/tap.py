@@ -55,6 +55,7 @@ class EventTap:
         self.anomaly = False
         self.served_model: str | None = None
         self.response_id: str | None = None
+        self.tier: str | None = None
         self.output_chars = 0
         self.missing_done = False
         self._decoder = decoder
@@ -165,8 +166,9 @@ class EventTap:
             case Reported():
                 self.anomaly = self.anomaly or event.anomaly
                 self.usage = event.usage
+                self.tier = event.tier if event.tier is not None else self.tier
             case Began():
-                self.response_id, self.served_model = event.id, event.model
+                self.response_id, self.served_model, self.tier = event.id, event.model, event.tier
             case Ended():
                 self.done = True
             case Failed():
@@ -225,6 +227,7 @@ def judged(events: Iterable[Event]) -> Reply | Failure:
     usage: Usage | None = None
     anomaly = seen = False
     model: str | None = None
+    tier: str | None = None
     size = 0
     for event in events:
         match event:
@@ -236,15 +239,16 @@ def judged(events: Iterable[Event]) -> Reply | Failure:
                 seen = True
             case Reported():
                 usage, anomaly = event.usage, anomaly or event.anomaly
+                tier = event.tier if event.tier is not None else tier
             case Began():
-                model = event.model
+                model, tier = event.model, event.tier
             case Failed():
                 return event.failure
     if not (size or seen or usage is not None):
         return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
     if usage is not None and usage.output_tokens:
         size = 0
-    return Reply(usage, anomaly or (usage is not None and size > 0), model, size)
+    return Reply(usage, anomaly or (usage is not None and size > 0), model, size, tier=tier)
 
 
 def _oversized(what: str) -> Failure:

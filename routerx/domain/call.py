@@ -69,6 +69,8 @@ class Peek(msgspec.Struct, frozen=True):
     input_tokens_estimate: int = 0
     """Upper estimate of the prompt in tokens, for holds and context checks."""
     user: str | None = None
+    service_tier: str | None = None
+    """The one asked for, as pricing.tier_name() gives it."""
     metered: Metered | None = None
     """Of operations that are not metered by text in and text out; the estimate of the prompt then says nothing."""
 

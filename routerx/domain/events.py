@@ -30,6 +30,8 @@ class Began(msgspec.Struct, frozen=True, gc=False):
 
     id: str | None = None
     model: str | None = None
+    tier: str | None = None
+    """The service tier, as pricing.tier_name() gives it."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -125,6 +127,8 @@ class Reported(msgspec.Struct, frozen=True, gc=False):
 
     usage: Usage | None
     anomaly: bool = False
+    tier: str | None = None
+    """The service tier, where it is told now; it may be another one than at the beginning."""
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
@@ -158,7 +162,7 @@ Event = (
 
 def events_of(answer: Answer) -> list[Event]:
     """A whole answer told as a stream: fold(events_of(x)) is x where adjacent texts are one part."""
-    events: list[Event] = [Began(answer.id, answer.model)]
+    events: list[Event] = [Began(answer.id, answer.model, answer.service_tier)]
     for index, choice in enumerate(answer.choices):
         calls = 0
         for part in choice.parts:
@@ -195,15 +199,15 @@ def events_of(answer: Answer) -> list[Event]:
 
 def fold(events: Iterable[Event]) -> Answer:
     """The answer that a stream of events adds up to. A Failed event ends it where it stands."""
-    id_ = model = None
+    id_ = model = tier = None
     usage: Usage | None = None
     choices: dict[int, _Folding] = {}
     for event in events:
         match event:
             case Began():
-                id_, model = event.id, event.model
+                id_, model, tier = event.id, event.model, event.tier
             case Reported():
-                usage = event.usage
+                usage, tier = event.usage, event.tier if event.tier is not None else tier
             case Ended():
                 pass
             case Failed():
@@ -215,6 +219,7 @@ def fold(events: Iterable[Event]) -> Answer:
         id=id_,
         model=model,
         usage=usage,
+        service_tier=tier,
     )
 
 

@@ -4,12 +4,11 @@ while a stream grows (MONEY.md section 3). Pure but for the ledger that is asked
 
 from collections import deque
 
-from routerx.domain.pricing import BP, PriceSnapshot, cost_nano
+from routerx.domain.call import Peek
+from routerx.domain.pricing import PriceSnapshot, output_nano, output_tokens_within
 from routerx.domain.tenant import Tenant
-from routerx.domain.usage import Usage
 from routerx.errors import RouterXError
 from routerx.ledger.base import Hold, Ledger
-from routerx.money import PICO_PER_NANO
 
 SAMPLES_MAX = 100
 SAMPLES_MIN = 20
@@ -71,19 +70,18 @@ class OutputHistory:
 class Growth:
     """Keeps the hold of one stream ahead of what flows."""
 
-    __slots__ = ("_hold", "_ledger", "_per_token_pico", "_slice_nano", "_tenant", "covered_bytes", "is_tight")
+    __slots__ = ("_hold", "_ledger", "_slice_nano", "_tenant", "covered_bytes", "is_tight")
 
-    def __init__(self, ledger: Ledger, tenant: Tenant, hold: Hold, terms: PriceSnapshot, prompt_tokens: int) -> None:
+    def __init__(self, ledger: Ledger, tenant: Tenant, hold: Hold, terms: PriceSnapshot, peek: Peek) -> None:
         self._ledger = ledger
         self._tenant = tenant
         self._hold = hold
-        self._per_token_pico = terms.card.at(prompt_tokens).output_pico * (BP + terms.markup_bp)
-        """Times BP."""
-        left_nano = hold.amount_nano - cost_nano(Usage(in_fresh=prompt_tokens), terms)
-        tokens = max(left_nano, 0) * PICO_PER_NANO * BP // self._per_token_pico
-        self.covered_bytes = tokens * BYTES_PER_TOKEN
+        prompt, tier = peek.input_tokens_estimate, peek.service_tier
+        tokens = output_tokens_within(terms, hold.amount_nano, prompt, tier)
+        assert tokens is not None, "output costs something"
+        self.covered_bytes = max(tokens, 0) * BYTES_PER_TOKEN
         """UTF-8 bytes of output that the hold is good for."""
-        self._slice_nano = max(1, SLICE_TOKENS * self._per_token_pico // (PICO_PER_NANO * BP))
+        self._slice_nano = max(1, output_nano(terms, prompt, SLICE_TOKENS, tier))
         self.is_tight = ledger.room_nano(tenant.name) < TIGHT * max(self._slice_nano, hold.amount_nano)
 
     def extend(self) -> bool:

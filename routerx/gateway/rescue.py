@@ -165,7 +165,7 @@ class Rejoining:
         for event in events:
             match event:
                 case Began():  # The caller's answer keeps its name; who goes on with it is told.
-                    kept.append(Began(self._id, event.model))
+                    kept.append(Began(self._id, event.model, event.tier))
                 case Reported():
                     kept.append(event)
                 case TextDelta(choice=0) if self._given:

@@ -142,6 +142,11 @@ async def request(requests: Reader, books: Reader, request_id: str) -> RequestRe
     rows = await requests.fetch(_DETAIL, (request_id,))
     if rows:
         return decode(rows[0][0])
+    return await booked(books, request_id)
+
+
+async def booked(books: Reader, request_id: str) -> RequestRecord | None:
+    """What the books know of a request."""
     rows = await books.fetch(_REQUEST, (request_id,))
     if not rows:
         return None

@@ -19,7 +19,8 @@ from routerx.ledger.reports import Reader, first_settled
 PAGE_ROWS = 500
 
 _PAGE = f"""
-SELECT r.n, r.id, a.name, r.endpoint, r.started_ns, r.usage, r.usage_source, r.price, r.held, r.cost, r.charged, {CORRECTED},
+SELECT r.n, r.id, a.name, r.endpoint, r.started_ns, r.usage, r.usage_source, r.price, r.held,
+       r.cost, r.charged, {CORRECTED},
        (SELECT count(*) FROM transfers AS x WHERE x.request = r.n AND x.kind = 'adjustment')
 FROM requests AS r
 JOIN accounts AS a ON a.id = r.tenant

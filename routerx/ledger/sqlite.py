@@ -294,6 +294,10 @@ class SqliteLedger:
         await self._requests.flush()
         return await reports.request(self._log_reader, self._books_reader, request_id)
 
+    async def booked(self, request_id: str) -> RequestRecord | None:
+        """From the books alone: the log may know of a request whose charge never reached the disk."""
+        return await reports.booked(self._books_reader, request_id)
+
     def follow(self) -> asyncio.Queue[RequestRecord]:
         return self._requests.follow()
 

@@ -1,6 +1,7 @@
 """Idempotency keys: one key, one answer, one charge, whoever hangs up or is killed when."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,19 @@ async def test_a_kill_charges_no_key_twice(tmp_path: Path, up: ScriptedUpstream)
         assert (await ask(gw, "b")).status == 200
         assert await gw.spent(TENANT) == 2 * UP_COST
         await gw.assert_books_are_clean()
+
+
+async def test_a_request_that_only_the_log_knows_of_was_not_served(tmp_path: Path, up: ScriptedUpstream) -> None:
+    """As after a kill between the writing of the log and the commit of the charge."""
+    async with running(tmp_path, two_tenants(up.url)) as gw:
+        books = (gw.data / "ledger.db", tmp_path / "before.db")
+    shutil.copy(*books)
+    async with running(tmp_path, two_tenants(up.url)) as gw:
+        assert (await ask(gw)).status == 200
+    shutil.copy(*reversed(books))
+    async with running(tmp_path, two_tenants(up.url)) as gw:
+        assert (await ask(gw)).status == 200
+        assert await gw.spent() == UP_COST
 
 
 async def test_who_tries_a_broken_stream_again_pays_once(gw: Gateway, up: ScriptedUpstream) -> None:

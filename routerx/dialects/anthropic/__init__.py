@@ -127,7 +127,7 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
         size = output_bytes(decode_answer(body, ""))
     zero_beside_content = usage is not None and size > 0
     model = message.model if isinstance(message.model, str) and message.model else None
-    return Reply(usage, reports.anomaly or zero_beside_content, model, size)
+    return Reply(usage, reports.anomaly or zero_beside_content, model, size, tier=reports.tier)
 
 
 def _read_count(body: bytes, content_type: str) -> Reply | Failure:

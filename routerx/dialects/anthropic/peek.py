@@ -16,7 +16,7 @@ from routerx.dialects.estimate import (
     raw_tokens,
     text_tokens,
 )
-from routerx.dialects.fields import USER_CHARS_MAX, read_field, read_model, read_number, wrong_value
+from routerx.dialects.fields import USER_CHARS_MAX, read_field, read_model, read_number, read_tier, wrong_value
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
 from routerx.errors import InvalidParameter
@@ -64,6 +64,7 @@ def peek(operation: Operation, fields: Mapping[str, Raw]) -> Peek:
         needs=frozenset(needs),
         input_tokens_estimate=estimate,
         user=_user(fields),
+        service_tier=read_tier(fields),
     )
 
 

@@ -136,7 +136,7 @@ class Decoder:
         before = self._reports.usage, self._reports.anomaly
         self._reports.read(usage)
         if (self._reports.usage, self._reports.anomaly) != before:
-            yield Reported(self._reports.usage, self._reports.anomaly)
+            yield Reported(self._reports.usage, self._reports.anomaly, self._reports.tier)
 
     def open(self, index: int, block: dict[str, Any]) -> Iterator[Event]:
         kind = block.get("type")

@@ -7,6 +7,7 @@ they are left alone.
 
 from typing import Any
 
+from routerx.domain.pricing import tier_name
 from routerx.domain.usage import Usage
 
 TOKENS_MAX = 1 << 40
@@ -28,12 +29,16 @@ class UsageReader:
         """None: nothing usable was reported."""
         self.anomaly = False
         """A report was present and unusable, in whole or in part."""
+        self.tier: str | None = None
+        """The service tier that was named last."""
         self._counts: dict[str, int] = {}
 
     def read(self, report: Any) -> None:
         """Take one usage object, decoded. Null is no report, and neither is an object without any count."""
         if report is None:
             return
+        if isinstance(report, dict):
+            self.tier = tier_name(report.get("service_tier")) or self.tier
         found = _counts_in(report) if isinstance(report, dict) else None
         if found is None:
             self.usage, self.anomaly = None, True

@@ -36,6 +36,7 @@ from routerx.dialects.sse import FrameSplitter
 from routerx.domain.call import Operation, Peek
 from routerx.domain.chat import MediaKind
 from routerx.domain.failure import Failure, FailureKind
+from routerx.domain.pricing import tier_name
 from routerx.errors import RouterXError
 from routerx.jsonx import Raw
 
@@ -139,7 +140,8 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
     if usage is None or usage.output_tokens == 0:
         size = sum([message_bytes(choice.message) for choice in answer.choices or ()])
     zero_beside_content = usage is not None and size > 0
-    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model), size)
+    tier = None if answer.service_tier is None else tier_name(answer.service_tier)
+    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model), size, tier=tier)
 
 
 def _read_embeddings(body: bytes, content_type: str) -> Reply | Failure:

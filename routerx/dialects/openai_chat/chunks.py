@@ -54,6 +54,13 @@ class NamedChunk(Chunk, gc=False):
 
     id: Any = None
     model: Any = None
+    service_tier: Any = None
+
+
+class TierChunk(msgspec.Struct, gc=False):
+    """What the frame with the usage says of how it was served; read apart, because most frames need not be."""
+
+    service_tier: Any = None
 
 
 class AnswerChoice(msgspec.Struct, gc=False):
@@ -69,6 +76,7 @@ class Answer(msgspec.Struct, gc=False):
     usage: msgspec.Raw = ABSENT
     error: Any = None
     model: Any = None
+    service_tier: Any = None
     envelope: Envelope | None = msgspec.field(default=None, name="x_groq")
 
 

@@ -35,6 +35,7 @@ from routerx.dialects.fields import (
 from routerx.dialects.openai_chat.ids import unpacked
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
+from routerx.domain.pricing import tier_name
 from routerx.errors import InvalidParameter
 from routerx.jsonx import Raw
 
@@ -108,6 +109,7 @@ class _Chat(msgspec.Struct, gc=False):
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     user: str | None = None
+    service_tier: Any = None
     tools: list[Raw] | None = None
     functions: list[Raw] | None = None
     response_format: _ResponseFormat | None = None
@@ -146,6 +148,7 @@ def peek_chat(body: bytes, fields: Mapping[str, Raw]) -> Peek:
         needs=frozenset(needs) if needs else _NOTHING_SPECIAL,
         input_tokens_estimate=estimate,
         user=None if chat.user is None else chat.user[:USER_CHARS_MAX],
+        service_tier=None if chat.service_tier is None else tier_name(chat.service_tier),
     )
 
 

@@ -39,6 +39,7 @@ from routerx.domain.events import (
     fold,
 )
 from routerx.domain.failure import Failure, FailureKind
+from routerx.domain.pricing import tier_name
 from routerx.domain.usage import Usage
 from routerx.errors import InvalidParameter
 
@@ -132,11 +133,12 @@ class Decoder:
                 events += self._choices[index].take(choice)
         for report in (envelope.get("usage"), chunk.get("usage")):
             if report is not None:
-                self._report(report, events)
+                self._report(report, events, tier_name(chunk.get("service_tier")))
         if not self._began and (events or choices):
             # One vendor's first chunk holds nothing, not even its names.
             self._began = True
-            events.insert(0, Began(_text(chunk.get("id")), _text(chunk.get("model"))))
+            tier = tier_name(chunk.get("service_tier"))
+            events.insert(0, Began(_text(chunk.get("id")), _text(chunk.get("model")), tier))
         if error:
             events.append(Failed(failure_in_band(error, otherwise=FailureKind.ERROR_MIDSTREAM)))
         return events
@@ -144,11 +146,11 @@ class Decoder:
     def finish(self) -> Sequence[Event]:
         return [event for choice in self._choices.values() for event in choice.end()]
 
-    def _report(self, report: Any, events: list[Event]) -> None:
+    def _report(self, report: Any, events: list[Event], tier: str | None) -> None:
         before = self._reports.usage, self._reports.anomaly
         self._reports.read(msgspec.Raw(jsonx.encode(report)))
         if (self._reports.usage, self._reports.anomaly) != before:
-            events.append(Reported(self._reports.usage, self._reports.anomaly))
+            events.append(Reported(self._reports.usage, self._reports.anomaly, tier))
 
 
 class _Call:

@@ -9,10 +9,11 @@ from routerx import jsonx
 from routerx.dialects.base import EVENT_BYTES_MAX, TERMINAL_BYTES_MAX, Frame
 from routerx.dialects.classify import failure_in_band
 from routerx.dialects.leniently import ABSENT, decode_or_none, mend, one_line
-from routerx.dialects.openai_chat.chunks import Chunk, NamedChunk, Output, output_bytes
+from routerx.dialects.openai_chat.chunks import Chunk, NamedChunk, Output, TierChunk, output_bytes
 from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.dialects.sse import FrameSplitter
 from routerx.domain.failure import Failure, FailureKind
+from routerx.domain.pricing import tier_name
 from routerx.domain.usage import Usage
 
 DONE = b"[DONE]"
@@ -20,7 +21,9 @@ DONE_FRAME = b"data: [DONE]\n\n"
 
 _named_decoder = msgspec.json.Decoder(NamedChunk)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
+_tier_decoder = msgspec.json.Decoder(TierChunk)
 _any_decoder = msgspec.json.Decoder()
+_TIER = b'"service_tier"'
 
 
 class _Fate(Enum):
@@ -49,6 +52,7 @@ class OpenAITap:
         self.anomaly = False
         self.served_model: str | None = None
         self.response_id: str | None = None
+        self.tier: str | None = None
         self.output_chars = 0
         self.missing_done = False
         self._choices = choices
@@ -112,15 +116,17 @@ class OpenAITap:
             if chunk is None:
                 self.failure = Failure(FailureKind.INVALID_CHUNK, "The provider sent an event that is no chat chunk.")
                 return _Fate.STOP
-        return self._read(chunk)
+        return self._read(chunk, data)
 
-    def _read(self, chunk: Chunk) -> _Fate:
+    def _read(self, chunk: Chunk, data: bytes) -> _Fate:
         self._seen = True
         if self._decoder is _named_decoder:
             self._name(chunk)
         has_usage = chunk.usage is not ABSENT and chunk.usage != ABSENT
         if has_usage:
             self._report(chunk.usage)
+            if _TIER in data:  # What the first frames said may have been what was asked for.
+                self._serve(decode_or_none(_tier_decoder, data))
         error = chunk.error
         if chunk.envelope is not None:
             if chunk.envelope.usage != ABSENT:
@@ -169,8 +175,13 @@ class OpenAITap:
             self.response_id = chunk.id
         if self.served_model is None and isinstance(chunk.model, str) and chunk.model:
             self.served_model = chunk.model
+        self._serve(chunk)
         if self.response_id is not None and self.served_model is not None:
             self._decoder = _chunk_decoder
+
+    def _serve(self, chunk: Any) -> None:
+        if chunk is not None and (tier := tier_name(chunk.service_tier)) is not None:
+            self.tier = tier
 
     def _report(self, raw: msgspec.Raw) -> None:
         self._reports.read(raw)

@@ -28,6 +28,7 @@ from routerx.domain.chat import (
     Text,
     ToolCall,
 )
+from routerx.domain.pricing import PLAIN_TIERS
 
 Item = Any
 """A dict, or the Raw of an item that only this wire knows."""
@@ -53,7 +54,7 @@ def response(answer: Answer, asked: Asked, dropped: set[str]) -> dict[str, Any]:
     body["completed_at"] = asked.created_s if reason is None else None
     body["usage"] = usage_object(answer.usage) if answer.usage is not None else None
     if answer.service_tier is not None:
-        body["service_tier"] = answer.service_tier
+        body["service_tier"] = "default" if answer.service_tier in PLAIN_TIERS else answer.service_tier
     return body
 
 

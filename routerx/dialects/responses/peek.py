@@ -18,7 +18,15 @@ from routerx.dialects.estimate import (
     raw_tokens,
     text_tokens,
 )
-from routerx.dialects.fields import USER_CHARS_MAX, read_field, read_model, read_number, read_user, wrong_value
+from routerx.dialects.fields import (
+    USER_CHARS_MAX,
+    read_field,
+    read_model,
+    read_number,
+    read_tier,
+    read_user,
+    wrong_value,
+)
 from routerx.domain.call import Operation, Peek
 from routerx.domain.model import Capability
 from routerx.errors import InvalidParameter
@@ -72,6 +80,7 @@ def peek(fields: Mapping[str, Raw]) -> Peek:
         needs=frozenset(needs),
         input_tokens_estimate=estimate,
         user=_user(fields),
+        service_tier=read_tier(fields),
     )
 
 

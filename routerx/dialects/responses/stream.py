@@ -35,6 +35,7 @@ from routerx.domain.events import (
     fold,
 )
 from routerx.domain.failure import Failure, FailureKind
+from routerx.domain.pricing import tier_name
 
 _INCOMPLETE = {"max_output_tokens": Finish.LENGTH, "max_tokens": Finish.LENGTH, "content_filter": Finish.CONTENT_FILTER}
 _CALLS = ("function_call", "custom_tool_call")
@@ -168,7 +169,8 @@ class Decoder:
 
     def begin(self, response: dict[str, Any]) -> Iterator[Event]:
         self._began = True
-        yield Began(_text(response.get("id")), _text(response.get("model")))
+        tier = tier_name(response.get("service_tier"))
+        yield Began(_text(response.get("id")), _text(response.get("model")), tier)
 
     def open(self, place: int | None, item: dict[str, Any]) -> Iterator[Event]:
         if not self._began:
@@ -262,13 +264,13 @@ class Decoder:
                 yield from self.close(place, item)
 
     def end(self, response: dict[str, Any]) -> Iterator[Event]:
-        status = response.get("status")
+        status, tier = response.get("status"), tier_name(response.get("service_tier"))
         usage, anomaly = read_usage(response.get("usage"))
         if usage is not None and self._searches:
             usage = msgspec.structs.replace(usage, searches=self._searches)
         if status in FAILURES or response.get("error"):
             if usage is not None or anomaly:
-                yield Reported(usage, anomaly)
+                yield Reported(usage, anomaly, tier)
             error = response.get("error") or {"message": f"The response is {status}."}
             yield Failed(failure_in_band({"error": error}, otherwise=FailureKind.ERROR_MIDSTREAM, table=TABLE))
             return
@@ -281,7 +283,7 @@ class Decoder:
         else:
             yield Finished(Finish.TOOL_CALLS if self._calls else Finish.STOP, _text(status))
         if usage is not None or anomaly:
-            yield Reported(usage, anomaly)
+            yield Reported(usage, anomaly, tier)
         yield Ended()
 
 
