@@ -5,12 +5,11 @@ import msgspec
 from routerx.config.snapshot import Snapshot
 from routerx.domain.call import Operation, Peek, Plan
 from routerx.domain.model import Endpoint
-from routerx.domain.pricing import BP, ceiling_nano, cost_nano
+from routerx.domain.pricing import ceiling_nano, cost_nano, output_tokens_within
 from routerx.domain.tenant import KeyTerms, Principal, Tenant
-from routerx.domain.usage import Usage
 from routerx.errors import InsufficientBalance, InvalidApiKey, TenantSuspended
 from routerx.ledger.base import Hold, Ledger
-from routerx.money import PICO_PER_NANO, parse_usd
+from routerx.money import parse_usd
 from routerx.secrets import API_KEY_CHARS_MAX, key_digest
 
 
@@ -95,7 +94,7 @@ def hold_nano(peek: Peek, plan: Plan, tenant: Tenant, usual: int | None = None) 
             nano = cost_nano(peek.metered.most, terms)
         else:
             tokens = output_tokens_expected(peek, candidate.endpoint, tenant, usual)
-            nano = ceiling_nano(terms, peek.input_tokens_estimate, tokens)
+            nano = ceiling_nano(terms, peek.input_tokens_estimate, tokens, peek.service_tier)
         if nano > dearest:
             dearest = nano
     return dearest
@@ -128,9 +127,9 @@ def affordable_output_tokens(available_nano: int, peek: Peek, plan: Plan) -> int
     best = 0
     for candidate in plan.candidates:
         terms = candidate.terms
-        if terms is None or not candidate.billing.owes or terms.card.output_pico == 0:
+        if terms is None or not candidate.billing.owes:
             continue
-        left = available_nano - cost_nano(Usage(in_fresh=peek.input_tokens_estimate), terms)
-        per_token = terms.card.output_pico * (BP + terms.markup_bp) * peek.choices
-        best = max(best, left * PICO_PER_NANO * BP // per_token)
+        tokens = output_tokens_within(terms, available_nano, peek.input_tokens_estimate, peek.service_tier)
+        if tokens is not None:
+            best = max(best, tokens // peek.choices)
     return max(best, 0)

@@ -252,9 +252,8 @@ def _most_nano(case: _Case, candidate: Candidate) -> int | None:
         return 0
     if peek.metered is not None:
         return cost_nano(peek.metered.most, terms)
-    return ceiling_nano(
-        terms, peek.input_tokens_estimate, output_tokens_expected(peek, candidate.endpoint, case.tenant)
-    )
+    tokens = output_tokens_expected(peek, candidate.endpoint, case.tenant)
+    return ceiling_nano(terms, peek.input_tokens_estimate, tokens, peek.service_tier)
 
 
 def _deadlines(case: _Case, candidate: Candidate, *, more: bool) -> DeadlinesTold:

@@ -311,8 +311,7 @@ class Gateway:
             return None
         if not ctx.billing.owes or ctx.terms.card.output_pico == 0 or ctx.peek.metered is not None:
             return None
-        tokens = ctx.peek.input_tokens_estimate
-        return Growth(self._parts.ledger, ctx.principal.tenant, ctx.hold, ctx.terms, tokens)
+        return Growth(self._parts.ledger, ctx.principal.tenant, ctx.hold, ctx.terms, ctx.peek)
 
     async def _end_without_money(self, ctx: RequestContext, client: ClientStream, failure: Failure) -> None:
         """The tenant's money has ended: the provider is cancelled, what was delivered is charged, and the answer ends
