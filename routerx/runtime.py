@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +44,7 @@ from routerx.http.admin import admin_routes
 from routerx.http.admin_app import AdminApp, admin_actor
 from routerx.http.admin_books import book_routes
 from routerx.http.admin_keys import key_routes
+from routerx.http.admin_own_keys import own_key_routes
 from routerx.http.admin_providers import ProviderDesk, provider_routes
 from routerx.http.app import Apis, App
 from routerx.http.edge import EdgeServer
@@ -160,6 +161,7 @@ class Runtime:
         self.operations.cut_off = self.gateway.cut_off_tenant
         self.checks = HealthChecks(CheckParts(self.holder, self.routing, transports, clock))
         self.vitals.looks = self.checks.book
+        self.operations.own_keys.protect = self._protect
         files = ProviderFiles(self._loader.path, self._loader.env, self.holder, configuration)
         self.providers = ProviderOperations(ProviderParts(self.holder, self.routing, self.checks, files, clock))
         self._read_metrics()
@@ -222,6 +224,7 @@ class Runtime:
     def _authorize(self, request: web.BaseRequest) -> str:
         return admin_actor(request, self.holder.current.server.admin_key_digests)
 
+                *own_key_routes(self.operations.own_keys, self.clock, self._authorize),
     async def _listen(self, server: ServerConfig) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -275,7 +278,7 @@ class Runtime:
         self.metrics.config_loaded(snapshot.generation, snapshot.models.keys() | snapshot.endpoints.keys())
         self.edge.limits = edge_limits(snapshot.server)
         if self.logs is not None:
-            self.logs.protect(_secrets(snapshot))
+            self.logs.protect(secrets)
 
     def _read_metrics(self) -> None:
         metrics, ledger = self.metrics, self.ledger
@@ -287,6 +290,14 @@ class Runtime:
         metrics.read_providers_from(self.vitals.providers_up)
         metrics.read_breakers_from(
             lambda: [
+        self._protect(self.secrets())
+
+    def secrets(self) -> list[Secret]:
+        """Provider keys that are in use: tenants' own, and the house's."""
+        return [*self.ledger.key_safe.secrets(), *_secrets(self.holder.current)]
+
+    def _protect(self, secrets: Iterable[Secret]) -> None:
+        """No log line shows them from now on."""
                 (view.endpoint, view.credential_id, view.circuit)
                 for view in self.routing.view(self.clock.monotonic_s())
             ]
@@ -359,7 +370,7 @@ async def _serve(options: ServeOptions) -> int:
     snapshot = runtime.holder.current
     runtime.logs = logs = configure_logging(snapshot.server.log_level, sys.stderr, json=not sys.stderr.isatty())
     try:
-        logs.protect(_secrets(snapshot))
+        logs.protect(runtime.secrets())
         _announce(runtime)
         gc.collect()
         gc.freeze()  # What start-up made stays: the collector need not look at it again.

@@ -11,6 +11,7 @@ from typing import Protocol
 from routerx.cli.remote import RemoteAccess, socket_answers
 from routerx.cli.remote_books import BookAccess
 from routerx.cli.remote_keys import KeyAccess
+from routerx.cli.remote_own_keys import OwnKeyAccess
 from routerx.cli.remote_providers import ProviderAccess
 from routerx.cli.render import say
 from routerx.cli.settings import Settings
@@ -41,7 +42,8 @@ class Access(Protocol):
     def providers(self) -> ProviderAccess: ...
     @property
     def keys(self) -> KeyAccess: ...
-
+    @property
+    def own_keys(self) -> OwnKeyAccess: ...
     @property
     def books(self) -> BookAccess: ...
 

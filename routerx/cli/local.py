@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from routerx.cli.files import load, loader_for
 from routerx.cli.local_books import LocalBooks
 from routerx.cli.local_keys import LocalKeys
+from routerx.cli.local_own_keys import LocalOwnKeys
 from routerx.cli.local_providers import LocalProviders
 from routerx.cli.settings import Settings
 from routerx.clock import SystemClock
@@ -90,6 +91,10 @@ class LocalAccess:
     @property
     def keys(self) -> LocalKeys:
         return LocalKeys(self._do, self._actor)
+
+    @property
+    def own_keys(self) -> LocalOwnKeys:
+        return LocalOwnKeys(self._do, self._actor)
 
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._do(lambda operations: operations.tenants())

@@ -1,19 +1,15 @@
 """`routerx providers …`: who is called, how they are, and the keys they are called with."""
 
-import sys
-
 import click
 import msgspec
 
 from routerx.cli import render
 from routerx.cli.access import open_access
+from routerx.cli.key_input import read_key
 from routerx.cli.provider_tables import detail, key_table, looks, provider_table
 from routerx.cli.settings import settings_of, shared_options
 from routerx.config.scalars import parse_count
 from routerx.control.provider_values import KeyChange, NewProviderKey, RemovedKey
-from routerx.errors import OperatorError
-
-KEY_BYTES_MAX = 64 * 1024
 
 
 @click.group(name="providers")
@@ -115,7 +111,7 @@ def add_key(ctx: click.Context, provider: str, rpm: str | None, tpm: str | None)
     """Add a key to PROVIDER, live at once. The key is read from stdin, or asked for, and never an argument."""
     settings = settings_of(ctx)
     limits = {"rpm": _count(rpm, "--rpm"), "tpm": _count(tpm, "--tpm")}
-    new = NewProviderKey(provider=provider, key=_read_key(provider), **limits)
+    new = NewProviderKey(provider=provider, key=read_key(provider), **limits)
     with open_access(settings) as access:
         key = access.providers.add_key(new)
     render.emit(settings, key, lambda key: render.say(f"{key.id} is used for {key.provider} from now on."))
@@ -172,16 +168,6 @@ def remove_key(ctx: click.Context, key_id: str) -> None:
 def _removed(key: RemovedKey) -> None:
     rest = "" if key.file_removed else "; where the key itself is kept, it stays"
     render.say(f"{key.id} is no key of {key.provider} any more{rest}.")
-
-
-def _read_key(provider: str) -> str:
-    """From stdin; from a terminal without an echo. Never from an argument: the list of processes shows those."""
-    if sys.stdin.isatty():
-        return str(click.prompt(f"Key for {provider}", hide_input=True, err=True))
-    key = sys.stdin.read(KEY_BYTES_MAX).strip()
-    if not key:
-        raise OperatorError("No key came on stdin; pipe it in, or run this in a terminal.")
-    return key
 
 
 def _count(text: str | None, option: str) -> int | None:

@@ -15,6 +15,7 @@ import msgspec
 from routerx.cli.remote_books import RemoteBooks
 from routerx.cli.remote_keys import RemoteKeys
 from routerx.cli.remote_kit import Page, query_of, segment
+from routerx.cli.remote_own_keys import RemoteOwnKeys
 from routerx.cli.remote_providers import RemoteProviders
 from routerx.control.values import (
     AuditView,
@@ -144,6 +145,10 @@ class RemoteAccess:
     @property
     def keys(self) -> RemoteKeys:
         return RemoteKeys(self.call)
+
+    @property
+    def own_keys(self) -> RemoteOwnKeys:
+        return RemoteOwnKeys(self.call)
 
     def tenants(self) -> tuple[TenantSummary, ...]:
         return self._get("/tenants", Page[TenantSummary]).data

@@ -21,6 +21,7 @@ COMMANDS = {
     "config": "routerx.cli.config",
     "tenants": "routerx.cli.tenants",
     "keys": "routerx.cli.keys",
+    "byok": "routerx.cli.byok",
     "logs": "routerx.cli.logs",
     "models": "routerx.cli.models",
     "providers": "routerx.cli.providers",

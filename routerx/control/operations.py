@@ -19,6 +19,7 @@ from routerx.control.configuration import Configuration
 from routerx.control.key_values import NewKeyOrder
 from routerx.control.keys import KeyOperations, short_text, spend_limit
 from routerx.control.lookup import find_model, find_models, require
+from routerx.control.own_keys import OwnKeyOperations
 from routerx.control.values import (
     AuditView,
     CreatedTenant,
@@ -56,6 +57,7 @@ class Operations:
         self._configuration = configuration
         self._clock = clock
         self.keys = KeyOperations(ledger, holder, clock)
+        self.own_keys = OwnKeyOperations(ledger, holder)
         self.cut_off: Callable[[str], int] = _nothing_runs
         """Ends what runs for a tenant, where a gateway serves; returns how many requests."""
         self._stopped = asyncio.Event()

@@ -39,6 +39,16 @@ WINDOW_MINUTES_MAX = 24 * 60
 STEPS_MAX = 1_440
 
 
+def provider_key(text: str) -> Secret:
+    """A key as somebody gave it, blanks around it taken off. Raises InvalidParameter for what is none."""
+    text = text.strip()
+    if not (0 < len(text) <= KEY_CHARS_MAX and text.isascii() and text.isprintable() and " " not in text):
+        raise InvalidParameter(
+            f"key must be one line of ASCII without spaces, at most {KEY_CHARS_MAX} characters.", param="key"
+        )
+    return Secret(text)
+
+
 class ProviderParts(msgspec.Struct, frozen=True):
     """What the operations work on."""
 
@@ -109,12 +119,7 @@ class ProviderOperations:
         Raises InvalidParameter for what is no key, NotFound and Conflict.
         """
         provider = self._provider(new.provider)
-        text = new.key.strip()
-        if not (0 < len(text) <= KEY_CHARS_MAX and text.isascii() and text.isprintable() and " " not in text):
-            raise InvalidParameter(
-                f"key must be one line of ASCII without spaces, at most {KEY_CHARS_MAX} characters.", param="key"
-            )
-        secret = Secret(text)
+        secret = provider_key(new.key)
         key_id = f"{new.provider}-{fingerprint(secret)}"
         if any(one.id == key_id for one in _credentials(provider)):
             raise Conflict(f"Provider {new.provider!r} has this key already; it is {key_id!r}.", param="key")

@@ -115,8 +115,9 @@ def load_own_keys(connection: sqlite3.Connection, keyring: Keyring) -> OwnKeys:
 def _tell(unreadable: list[OwnKeyRow], path: str) -> None:
     for row in unreadable[:TOLD_MAX]:
         log.warning(
-            "the own key of tenant %r for %r cannot be read: no vault key opens it. Requests that need it fail. Put the "
-            "vault key back (server.vault_keys, or %s) and restart, or set the key anew: routerx byok set %s %s",
+            "the own key of tenant %r for %r cannot be read: no vault key opens it. Requests that need it fail. "
+            "Put the vault key back (server.vault_keys, or %s) and restart, or set the key anew: "
+            "routerx byok set %s %s",
             row.tenant,
             row.provider,
             path,
