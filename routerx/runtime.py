@@ -54,8 +54,10 @@ from routerx.http.inbound import Door
 from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
 from routerx.keyring import Keyring
+from routerx.ledger.answers import AnswerStore
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.sidefile import remove_side_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.ledger.uses import UseIndex
 from routerx.limits.base import utc_day
@@ -72,6 +74,7 @@ log = logging.getLogger("routerx")
 
 ADMIN_SOCKET = "admin.sock"
 IDEMPOTENCY_FILE = "idempotency.db"
+ANSWERS_FILE = "answers.db"
 BACKLOG = 1024
 GC_THRESHOLDS = (20_000, 20, 50)
 """Requests leave next to no cycles behind; the defaults would have the collector look for some every other request."""
@@ -153,15 +156,14 @@ class Runtime:
             clock=clock,
         )
         self.gateway = Gateway(parts)
-        index = UseIndex(os.path.join(snapshot.server.data_dir, IDEMPOTENCY_FILE))
-        self.idempotency = Idempotency(index, self.ledger.booked, clock)
+        self.idempotency = self._idempotency(snapshot.server)
         self._stack.push_async_callback(self.idempotency.close)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)
         self.operations.cut_off = self.gateway.cut_off_tenant
+        self.operations.own_keys.protect = self._protect
         self.checks = HealthChecks(CheckParts(self.holder, self.routing, transports, clock))
         self.vitals.looks = self.checks.book
-        self.operations.own_keys.protect = self._protect
         files = ProviderFiles(self._loader.path, self._loader.env, self.holder, configuration)
         self.providers = ProviderOperations(ProviderParts(self.holder, self.routing, self.checks, files, clock))
         self._read_metrics()
@@ -173,6 +175,7 @@ class Runtime:
         self._tasks.spawn("config-watch", self.watcher.run())
         self._tasks.spawn("loop-lag", LoopLag(self.metrics, clock).run())
         self._tasks.spawn("health-checks", self.checks.run())
+        self._tasks.spawn("idempotency-sweep", self.idempotency.run())
 
     async def _open_ledger(self, snapshot: Snapshot) -> SqliteLedger:
         server = snapshot.server
@@ -194,6 +197,16 @@ class Runtime:
         self.limiter.key_requests = lambda tenant, key_id: ledger.key_use(tenant, key_id).requests_today
         return ledger
 
+    def _idempotency(self, server: ServerConfig) -> Idempotency:
+        path, bytes_max = os.path.join(server.data_dir, ANSWERS_FILE), server.answers_disk_bytes_max
+        answers = None
+        if bytes_max is not None:
+            answers = AnswerStore(path, self.keyring.vault, bytes_max)
+        else:  # What an earlier run has left is not wanted any more.
+            remove_side_file(path)
+        index = UseIndex(os.path.join(server.data_dir, IDEMPOTENCY_FILE))
+        return Idempotency(index, answers, self.ledger.booked, self.clock)
+
     def _own_data_dir(self, server: ServerConfig) -> None:
         """The ledger locks its own directory; where that is another one, the data directory has to be locked, too."""
         data_dir = Path(server.data_dir).absolute()
@@ -211,6 +224,7 @@ class Runtime:
             [
                 *admin_routes(self.operations, self._authorize),
                 *key_routes(self.operations.keys, self.clock, self._authorize),
+                *own_key_routes(self.operations.own_keys, self.clock, self._authorize),
                 *provider_routes(desk, self._authorize),
                 *book_routes(BookOperations(self.ledger, self.holder, self.clock), self._authorize),
                 explain_route(explainer, self.holder, self.clock, self._authorize),
@@ -224,7 +238,6 @@ class Runtime:
     def _authorize(self, request: web.BaseRequest) -> str:
         return admin_actor(request, self.holder.current.server.admin_key_digests)
 
-                *own_key_routes(self.operations.own_keys, self.clock, self._authorize),
     async def _listen(self, server: ServerConfig) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -277,6 +290,14 @@ class Runtime:
         self.checks.retain()
         self.metrics.config_loaded(snapshot.generation, snapshot.models.keys() | snapshot.endpoints.keys())
         self.edge.limits = edge_limits(snapshot.server)
+        self._protect(self.secrets())
+
+    def secrets(self) -> list[Secret]:
+        """Provider keys that are in use: tenants' own, and the house's."""
+        return [*self.ledger.key_safe.secrets(), *_secrets(self.holder.current)]
+
+    def _protect(self, secrets: Iterable[Secret]) -> None:
+        """No log line shows them from now on."""
         if self.logs is not None:
             self.logs.protect(secrets)
 
@@ -290,14 +311,6 @@ class Runtime:
         metrics.read_providers_from(self.vitals.providers_up)
         metrics.read_breakers_from(
             lambda: [
-        self._protect(self.secrets())
-
-    def secrets(self) -> list[Secret]:
-        """Provider keys that are in use: tenants' own, and the house's."""
-        return [*self.ledger.key_safe.secrets(), *_secrets(self.holder.current)]
-
-    def _protect(self, secrets: Iterable[Secret]) -> None:
-        """No log line shows them from now on."""
                 (view.endpoint, view.credential_id, view.circuit)
                 for view in self.routing.view(self.clock.monotonic_s())
             ]

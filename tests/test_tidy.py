@@ -37,6 +37,7 @@ ROOTS = {
     "routerx/cli/root.py": 1,
     "routerx/http/admin_kit.py": 1,
     "routerx/http/app.py": 1,
+    "routerx/ledger/sidefile.py": 1,
     "routerx/ledger/writer.py": 5,
 }
 

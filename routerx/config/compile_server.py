@@ -55,6 +55,7 @@ def compile_server(run: Compilation) -> ServerConfig:
         metadata_always=block.routing_metadata == "always",
         cache_ttl_s=block.cache.ttl,
         cache_bytes_max=block.cache.size_max,
+        answers_disk_bytes_max=block.idempotency.disk_max if block.idempotency.on_disk else None,
     )
     if not server.auth and (place := exposed_at(run, server)) is not None:
         run.problems.add(

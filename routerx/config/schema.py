@@ -67,6 +67,15 @@ class CacheBlock(Block):
     )
 
 
+class IdempotencyBlock(Block):
+    """Answers kept for the Idempotency-Key they were given under, for a day."""
+
+    on_disk: Annotated[
+        Flag, Field(description="Whether answers are kept on disk, too, encrypted: told again after a restart.")
+    ] = True
+    disk_max: Annotated[Size, Field(description="Of all answers on disk; the oldest go first.")] = 256 * 1024 * 1024
+
+
 class ServerBlock(Block):
     """How the gateway listens and what it bears."""
 
@@ -111,6 +120,9 @@ class ServerBlock(Block):
     drain: Annotated[Duration, Field(description="What running requests are given at shutdown.")] = 30.0
     egress: Annotated[EgressBlock, Field(description="Fetching media that callers name by URL.")] = EgressBlock()
     cache: Annotated[CacheBlock, Field(description="Keeping answers for callers that ask for it.")] = CacheBlock()
+    idempotency: Annotated[IdempotencyBlock, Field(description="Keeping answers for an Idempotency-Key.")] = (
+        IdempotencyBlock()
+    )
     keep_alive: Annotated[
         Deadline, Field(description="Silence after which a waiting stream gets a comment, and again each time.")
     ] = 15.0

@@ -53,6 +53,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     cache_ttl_s: float = 300.0
     """How long an answer is kept for who asks for it; 0: none is."""
     cache_bytes_max: int = 64 * 1024 * 1024
+    answers_disk_bytes_max: int | None = 256 * 1024 * 1024
+    """Of answers to idempotency keys on disk; None: they are kept in memory alone."""
 
 
 RESTART_ONLY = frozenset(
@@ -61,6 +63,7 @@ RESTART_ONLY = frozenset(
         "port",
         "data_dir",
         "vault_keys",
+        "answers_disk_bytes_max",
         "ledger_path",
         "ledger_synchronous",
         "connections_max",

@@ -67,12 +67,11 @@ class Form(msgspec.Struct, frozen=True):
 def read_form(content_type: str, body: bytes) -> Form:
     """Raises UnsupportedMediaType for a content type that is not a form's, and InvalidParameter for a body that is not
     a form or is written in a way that could be read differently elsewhere. Linear in the body."""
-    found = _TYPE.fullmatch(content_type)
-    if found is None:
+    boundary = boundary_of(content_type)
+    if boundary is None:
         raise UnsupportedMediaType(
             f"Content-Type is {content_type[:80]!r}; this route takes 'multipart/form-data; boundary=…'."
         )
-    boundary = (found[1] or found[2]).rstrip(" ")
     fields: dict[str, Raw] = {}
     places: dict[str, FilePlace] = {}
     for start, end in _parts(body, b"--" + boundary.encode()):
@@ -85,6 +84,12 @@ def read_form(content_type: str, body: bytes) -> Form:
         else:
             fields[name] = Raw(jsonx.encode(_text(name, body[place.start : place.end])))
     return Form(body, boundary, fields, places)
+
+
+def boundary_of(content_type: str) -> str | None:
+    """What stands between the parts of a form; None for a content type that is not a form's."""
+    found = _TYPE.fullmatch(content_type)
+    return None if found is None else (found[1] or found[2]).rstrip(" ")
 
 
 def _parts(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:

@@ -2,9 +2,11 @@
 
 The use of a key is on disk before its request goes anywhere (ledger/uses.py); whether it came to anything is what the
 ledger says of that request. So whatever is killed when, one key is charged once: a use without a row in the ledger came
-to nothing, and one with a row is not served again. The answers themselves are kept in memory alone.
+to nothing, and one with a row is not served again. The answers are kept in memory and, encrypted, on disk
+(ledger/answers.py); they are written once they are told, so a crash may lose the last of them, and no charge.
 """
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -21,9 +23,9 @@ from routerx.errors import (
     StorageUnavailable,
 )
 from routerx.gateway.context import Answer, ClientStream
+from routerx.ledger.answers import AnswerStore
 from routerx.ledger.uses import UseIndex, UseRow
 from routerx.money import format_usd
-from routerx.tasks import TaskSet
 
 HEADER = "Idempotency-Key"
 KEY_CHARS_MAX = 255
@@ -33,6 +35,8 @@ ANSWER_BYTES_MAX = 1024 * 1024
 TOTAL_BYTES_MAX = 64 * 1024 * 1024
 USES_MAX = 100_000
 """In memory. Beyond either, the oldest go; the disk still knows them."""
+SWEEP_S = 600.0
+"""Between two removals of what has expired."""
 PIECE_BYTES = 64 * 1024
 """A replayed stream is written in pieces of this size."""
 
@@ -52,6 +56,10 @@ class Kept(msgspec.Struct, frozen=True):
     """None: it was a stream."""
     body: bytes
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
+
     def answer(self) -> Answer | None:
         """None where it is a stream."""
         if self.content_type is None:
@@ -65,6 +73,9 @@ class Kept(msgspec.Struct, frozen=True):
         for begin in range(0, len(self.body), PIECE_BYTES):
             await client.write(self.body[begin : begin + PIECE_BYTES])
         await client.finish(b"")
+
+
+_kept_decoder = msgspec.msgpack.Decoder(Kept)
 
 
 class Use:
@@ -83,21 +94,28 @@ class Use:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.answer.body) if self.answer is not None else 0
+        return self.answer.size_bytes if self.answer is not None else 0
+
+    @property
+    def is_over(self) -> bool:
+        """It came to something, and what comes now under its key is told that again."""
+        return self.left and self.charged is True
 
 
 class Idempotency:
     """All uses. One per process, like the ledger."""
 
-    def __init__(self, index: UseIndex, lookup: Lookup, clock: Clock) -> None:
+    def __init__(self, index: UseIndex, answers: AnswerStore | None, lookup: Lookup, clock: Clock) -> None:
+        """`answers` is None where they are kept in memory alone."""
         self._index = index
+        self._answers = answers
         self._lookup = lookup
         self._clock = clock
         self._uses: OrderedDict[bytes, Use] = OrderedDict()
         self._running: dict[str, Use] = {}
         """By the id of the request."""
         self._bytes = 0
-        self._tasks = TaskSet()
+        self.replays = 0
 
     async def begin(self, scope: bytes, fingerprint: bytes, request_id: str) -> Use | Kept:
         """The answer that was given under this key; or its use, which is on disk by then, to be served and passed to
@@ -107,30 +125,47 @@ class Idempotency:
         """
         now_ns = self._clock.now_ns()
         known = self._uses.get(scope)
-        if known is not None and known.row.expires_ns <= now_ns and known.left:
+        if known is not None and known.row.expires_ns <= now_ns and known.is_over:
             self._forget(known)
             known = None
         if known is not None:
-            return _replay(known, fingerprint)
+            kept = _replay(known, fingerprint)
+            self.replays += 1
+            return kept
         use = Use(scope, UseRow(fingerprint, request_id, now_ns + KEPT_NS))
         self._uses[scope] = use  # Before the first await: of two that come at once one is served.
         try:
             earlier = await self._index.claim(scope, use.row, now_ns)
-            if earlier is not None:
-                await self._take_over(use, earlier)
+            if earlier is not None and await self._came_to_something(use, earlier):
+                return await self._found(use, earlier, now_ns)
         except BaseException:
             self._forget(use)
             raise
         self._running[request_id] = use
         return use
 
-    async def _take_over(self, use: Use, earlier: UseRow) -> None:
-        if earlier.fingerprint != use.row.fingerprint:
-            raise _mismatch()
+    async def _came_to_something(self, use: Use, earlier: UseRow) -> bool:
+        """Whether an earlier use that only the disk knows did; else it is taken over."""
         record = await self._lookup(earlier.request_id)
         if record is not None and _came_to_something(record):
+            return True
+        await self._index.retake(use.scope, use.row)
+        return False
+
+    async def _found(self, use: Use, earlier: UseRow, now_ns: int) -> Kept:
+        """The answer of an earlier use that only the disk knows; from now on memory knows it, too."""
+        if earlier.fingerprint != use.row.fingerprint:
+            raise _mismatch()
+        plain = None
+        if self._answers is not None:
+            plain = await self._answers.get(use.scope, earlier.request_id, now_ns)
+        kept = None if plain is None else _read(plain)
+        if kept is None:
             raise _unavailable()
-        await self._index.retake(use.scope, earlier, use.row)
+        use.row, use.answer, use.charged, use.left = earlier, kept, True, True
+        self._add(use)
+        self.replays += 1
+        return kept
 
     def settled(self, record: RequestRecord) -> None:
         """A request has settled; it may have been served for a key."""
@@ -152,29 +187,43 @@ class Idempotency:
     def _end(self, use: Use) -> None:
         if not use.charged:
             self._forget(use)
-            self._tasks.spawn("idempotency drop", self._drop(use))
+            self._index.drop(use.scope, use.row)
             return
+        self._add(use)
+        if use.answer is not None and self._answers is not None:
+            plain = msgspec.msgpack.encode(use.answer)
+            self._answers.put(use.scope, use.row.request_id, use.row.expires_ns, plain)
+
+    def _add(self, use: Use) -> None:
         self._bytes += use.size_bytes
         while (self._bytes > TOTAL_BYTES_MAX or len(self._uses) > USES_MAX) and (oldest := self._oldest()) is not None:
             self._forget(oldest)
 
     def _oldest(self) -> Use | None:
-        return next((use for use in self._uses.values() if use.left), None)
+        return next((use for use in self._uses.values() if use.is_over), None)
 
     def _forget(self, use: Use) -> None:
         del self._uses[use.scope]
-        if use.left and use.charged:
+        if use.is_over:
             self._bytes -= use.size_bytes
 
-    async def _drop(self, use: Use) -> None:
-        try:
-            await self._index.drop(use.scope, use.row)
-        except StorageUnavailable:
-            return  # It stays, and the ledger has nothing to say of its request.
+    async def run(self) -> None:
+        """Remove what has expired, now and again, until cancelled."""
+        while True:
+            now_ns = self._clock.now_ns()
+            while (oldest := self._oldest()) is not None and oldest.row.expires_ns <= now_ns:
+                self._forget(oldest)
+            with contextlib.suppress(StorageUnavailable):  # It is logged where it happened.
+                await self._index.sweep(now_ns)
+            if self._answers is not None:
+                await self._answers.sweep(now_ns)
+            await self._clock.sleep(SWEEP_S)
 
     async def close(self) -> None:
-        await self._tasks.close()
+        """Once what was begun is on disk."""
         await self._index.close()
+        if self._answers is not None:
+            await self._answers.close()
 
 
 class Recorder:
@@ -249,6 +298,14 @@ def _replay(known: Use, fingerprint: bytes) -> Kept:
     return known.answer
 
 
+def _read(plain: bytes) -> Kept | None:
+    """An answer from the disk; None where a version wrote it that kept answers in another way."""
+    try:
+        return _kept_decoder.decode(plain)
+    except msgspec.DecodeError:
+        return None
+
+
 def _mismatch() -> IdempotencyMismatch:
     return IdempotencyMismatch(f"This {HEADER} was used for another request. Use a new one for each.", param=HEADER)
 
@@ -256,7 +313,8 @@ def _mismatch() -> IdempotencyMismatch:
 def _unavailable() -> ReplayUnavailable:
     return ReplayUnavailable(
         f"The request with this {HEADER} was served and charged, and its answer is not kept any more: it was cut off, "
-        f"is longer than {ANSWER_BYTES_MAX} bytes, or the gateway has restarted. Use a new key to ask again.",
+        f"is longer than {ANSWER_BYTES_MAX} bytes, had to make room for others, or this gateway has lost it. Use a new "
+        "key to ask again.",
         param=HEADER,
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from routerx.dialects.multipart import boundary_of
 from routerx.errors import RouterXError
 from routerx.gateway.context import Answer, ClientStream, Inbound
 from routerx.gateway.idempotency import (
@@ -36,7 +37,7 @@ class OnceOnly:
         tenant = inbound.principal.tenant
         # A key that is kept to some models must not get what another one was told.
         scope = digest_of(tenant.name.encode(), *(pattern.encode() for pattern in tenant.key_allow), key.encode())
-        body = _unbounded(inbound.body, request.headers.get("Content-Type", ""))
+        body = _unbounded(inbound.body, inbound.content_type)
         fingerprint = digest_of(request.method.encode(), request.path.encode("utf-8", "replace"), body)
         use = await self._uses.begin(scope, fingerprint, inbound.request_id)
         if isinstance(use, Kept):
@@ -76,7 +77,5 @@ class OnceOnly:
 
 def _unbounded(body: bytes, content_type: str) -> bytes:
     """A form without its boundary, which clients make up anew for every try."""
-    if "boundary=" not in content_type:
-        return body
-    boundary = content_type.partition("boundary=")[2].partition(";")[0].strip().strip('"')
-    return body.replace(boundary.encode("utf-8", "replace"), b"") if boundary else body
+    boundary = boundary_of(content_type)
+    return body if boundary is None else (b"\r\n" + body).replace(b"\r\n--" + boundary.encode(), b"\r\n--")
