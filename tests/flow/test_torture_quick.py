@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.torture.commits import prove_commits
+from tests.torture.failing import MISHAPS, TRIALS, prove_failpoints
+from tests.torture.failpoints import Action
 from tests.torture.kills import prove_kills
 from tests.torture.overspend import prove_no_overspend
 from tests.torture.power import prove_power_loss
@@ -38,6 +40,15 @@ async def test_kill_9_under_load_loses_doubles_and_invents_no_charge(tmp_path: P
 async def test_kill_9_of_the_ledger_alone_loses_no_acknowledged_charge(tmp_path: Path):
     report = await prove_commits(tmp_path / "commits", SEED, kills=15)
     assert not report.violations, report
+
+
+async def test_kill_9_and_errors_at_named_places_lose_double_and_invent_no_charge(tmp_path: Path, forker: Zygote):
+    trials = tuple(trial for trial in TRIALS if trial.name in ("before_commit", "after_commit", "start", "after_claim"))
+    mishaps = tuple(mishap for mishap in MISHAPS if (mishap.place, mishap.action) == ("before_commit", Action.FULL))
+    report = await prove_failpoints(tmp_path, SEED, forker, kills=1, trials=trials, mishaps=mishaps)
+    assert not report.violations, report
+    assert len(trials) == 5
+    assert len(report.figures) == len(trials) + len(mishaps)
 
 
 async def test_power_loss_loses_charges_only_where_durability_is_given_up(tmp_path: Path):

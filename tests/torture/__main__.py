@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.torture.arena import Report
 from tests.torture.commits import prove_commits
+from tests.torture.failing import prove_failpoints
 from tests.torture.fulldisk import prove_full_disk
 from tests.torture.kills import prove_kills
 from tests.torture.mixed import prove_mixed
@@ -21,9 +22,9 @@ from tests.torture.reloads import prove_reloads
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 
-QUICK = {"kills": 5, "commits": 50, "cuts": 50, "reloads": 10, "stops": 2}
-FULL = {"kills": 1_000, "commits": 10_000, "cuts": 500, "reloads": 100, "stops": 8}
-PROOFS = ("checker", "kills", "commits", "power", "reloads", "stops", "overspend", "mixed", "disk")
+QUICK = {"kills": 5, "commits": 50, "cuts": 50, "reloads": 10, "stops": 2, "failpoints": 1}
+FULL = {"kills": 1_000, "commits": 10_000, "cuts": 500, "reloads": 100, "stops": 8, "failpoints": 20}
+PROOFS = ("checker", "kills", "commits", "failpoints", "power", "reloads", "stops", "overspend", "mixed", "disk")
 BESIDE = {"kills": "commits"}
 """Proofs that run beside one another: the first is on both cores, the second on one."""
 
@@ -32,13 +33,16 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/torture", description="Prove by force what the ledger promises.")
     parser.add_argument("--kills", type=int, default=50, help="kill -9 under load, so many times (default 50)")
     parser.add_argument("--commits", type=int, default=500, help="kill -9 of the ledger alone (default 500 times)")
+    parser.add_argument("--failpoints", type=int, default=3, help="kill -9 at each named place (default 3 times)")
     parser.add_argument("--cuts", type=int, default=100, help="simulated power failures (default 100)")
     parser.add_argument("--reloads", type=int, default=100, help="edits of the configuration under load (default 100)")
     parser.add_argument("--stops", type=int, default=8, help="SIGTERM under load, so many times (default 8)")
     parser.add_argument("--seed", type=int, help="repeat a run; printed by each")
     parser.add_argument("--quick", action="store_true", help="each of them a little: about a minute")
     parser.add_argument(
-        "--full", action="store_true", help="1,000 kills, 10,000 of the ledger alone, 500 power failures"
+        "--full",
+        action="store_true",
+        help="1,000 kills, 10,000 of the ledger alone, 20 at each place, 500 power failures",
     )
     parser.add_argument("--only", choices=PROOFS, help="one proof alone")
     parser.add_argument("--keep", type=Path, help="a new folder for ledgers, logs and journals, which then stay")
@@ -59,6 +63,7 @@ async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> boo
         "checker": lambda place: prove_checker(place, seed, forker),
         "kills": lambda place: prove_kills(place, seed, chosen.kills, forker),
         "commits": lambda place: prove_commits(place, seed, chosen.commits),
+        "failpoints": lambda place: prove_failpoints(place, seed, forker, kills=chosen.failpoints),
         "power": lambda place: prove_power_loss(place, seed, chosen.cuts),
         "reloads": lambda place: prove_reloads(place, seed, chosen.reloads),
         "stops": lambda place: prove_stops(place, seed, chosen.stops),

@@ -9,17 +9,22 @@ from collections.abc import Callable
 
 import msgspec
 
+from routerx.clock import SystemClock
 from routerx.domain.record import BillingMode, Outcome, RequestRecord
 from routerx.gateway import pipeline
 from routerx.gateway.context import RequestContext
 from routerx.gateway.pipeline import Gateway
 from routerx.gateway.settle import Settler
+from routerx.ledger import pruning, writer
 from routerx.ledger.batch import Batch
 from routerx.ledger.books import Books
 from routerx.ledger.ops import Op, Settle
+from tests.torture import failpoints
+from tests.torture.failpoints import Failpoint
 
 BEHIND_S = 0.25
 SLOW_FLUSH_S = 0.08
+DAY_NS = 86_400 * 10**9
 
 
 def settle_skipped_on_disconnect() -> None:
@@ -125,6 +130,21 @@ def slow_disk() -> None:
     Batch.flush = flush  # type: ignore[method-assign]
 
 
+def frequent_checkpoints() -> None:
+    """No fault: what comes after thousands of charges comes after a few."""
+    writer.CHECKPOINT_CHANGES = 40
+
+
+def small_steps() -> None:
+    """No fault: pruning takes as many steps as with a hundred times as many rows."""
+    pruning.ROWS_PER_STEP = 10
+
+
+def two_days_ago() -> None:
+    """No fault: what is written will be old."""
+    SystemClock.now_ns = staticmethod(lambda: time.time_ns() - 2 * DAY_NS)
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -136,10 +156,16 @@ PLANTS: dict[str, Callable[[], None]] = {
         done_before_commit,
         retry_charges,
         slow_disk,
+        frequent_checkpoints,
+        small_steps,
+        two_days_ago,
     )
 }
 
 
 def plant(name: str) -> None:
-    """Put one in its place. Raises KeyError."""
-    PLANTS[name]()
+    """Put one in its place: of PLANTS, or a failpoint by its text. Raises KeyError."""
+    if ":" in name:
+        failpoints.arm(Failpoint.read(name))
+    else:
+        PLANTS[name]()

@@ -196,6 +196,10 @@ class Gateway:
             self._child.wait()
             self._child = None
 
+    def has_ended(self) -> bool:
+        """By itself, or killed by somebody else."""
+        return self._child is None or self._child.poll() is not None
+
     async def terminate(self, limit_s: float) -> tuple[int | None, float]:
         """SIGTERM: (exit code, seconds until the end). A gateway that is not gone within `limit_s` is killed: None."""
         assert self._child is not None
