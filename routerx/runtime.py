@@ -54,8 +54,10 @@ from routerx.http.inbound import Door
 from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
 from routerx.keyring import Keyring
+from routerx.ledger.answers import AnswerStore
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.sidefile import remove_side_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.ledger.uses import UseIndex
 from routerx.limits.base import utc_day
@@ -72,6 +74,7 @@ log = logging.getLogger("routerx")
 
 ADMIN_SOCKET = "admin.sock"
 IDEMPOTENCY_FILE = "idempotency.db"
+ANSWERS_FILE = "answers.db"
 BACKLOG = 1024
 GC_THRESHOLDS = (20_000, 20, 50)
 """Requests leave next to no cycles behind; the defaults would have the collector look for some every other request."""
@@ -153,8 +156,7 @@ class Runtime:
             clock=clock,
         )
         self.gateway = Gateway(parts)
-        index = UseIndex(os.path.join(snapshot.server.data_dir, IDEMPOTENCY_FILE))
-        self.idempotency = Idempotency(index, self.ledger.booked, clock)
+        self.idempotency = self._idempotency(snapshot.server)
         self._stack.push_async_callback(self.idempotency.close)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)
@@ -173,6 +175,7 @@ class Runtime:
         self._tasks.spawn("config-watch", self.watcher.run())
         self._tasks.spawn("loop-lag", LoopLag(self.metrics, clock).run())
         self._tasks.spawn("health-checks", self.checks.run())
+        self._tasks.spawn("idempotency-sweep", self.idempotency.run())
 
     async def _open_ledger(self, snapshot: Snapshot) -> SqliteLedger:
         server = snapshot.server
@@ -193,6 +196,16 @@ class Runtime:
             self.limiter.seed_daily(name, ledger.funds(name).requests_today, today)
         self.limiter.key_requests = lambda tenant, key_id: ledger.key_use(tenant, key_id).requests_today
         return ledger
+
+    def _idempotency(self, server: ServerConfig) -> Idempotency:
+        path, bytes_max = os.path.join(server.data_dir, ANSWERS_FILE), server.answers_disk_bytes_max
+        answers = None
+        if bytes_max is not None:
+            answers = AnswerStore(path, self.keyring.vault, bytes_max)
+        else:  # What an earlier run has left is not wanted any more.
+            remove_side_file(path)
+        index = UseIndex(os.path.join(server.data_dir, IDEMPOTENCY_FILE))
+        return Idempotency(index, answers, self.ledger.booked, self.clock)
 
     def _own_data_dir(self, server: ServerConfig) -> None:
         """The ledger locks its own directory; where that is another one, the data directory has to be locked, too."""
