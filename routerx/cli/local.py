@@ -25,6 +25,8 @@ from routerx.control.books import BookOperations, backup_view
 from routerx.control.configuration import FileConfiguration
 from routerx.control.lookup import find_model, find_models
 from routerx.control.operations import Operations
+from routerx.control.provider_values import TokenReport
+from routerx.control.reports import Reports
 from routerx.control.values import (
     AuditView,
     CreatedTenant,
@@ -136,6 +138,9 @@ class LocalAccess:
 
     def log(self, request_id: str) -> LogDetail:
         return self._do(lambda operations: operations.log(request_id))
+
+    def usage(self, period: str, tenant: str | None) -> TokenReport:
+        return self._on_open_ledger(lambda ledger, clock: Reports(ledger, clock).tokens(period, tenant))
 
     def verify(self) -> VerifyView:
         return self._do(lambda operations: operations.verify())

@@ -17,6 +17,7 @@ from routerx.cli.remote_keys import RemoteKeys
 from routerx.cli.remote_kit import Page, query_of, segment
 from routerx.cli.remote_own_keys import RemoteOwnKeys
 from routerx.cli.remote_providers import RemoteProviders
+from routerx.control.provider_values import TokenReport
 from routerx.control.values import (
     AuditView,
     CreatedTenant,
@@ -190,6 +191,10 @@ class RemoteAccess:
 
     def log(self, request_id: str) -> LogDetail:
         return self._get(f"/logs/{segment(request_id)}", LogDetail)
+
+    def usage(self, period: str, tenant: str | None) -> TokenReport:
+        query = query_of(period=period, tenant=tenant)
+        return self.call("GET", f"/v1/stats/providers/tokens{query}", None, TokenReport)
 
     def verify(self) -> VerifyView:
         return self._get("/ledger/verify", VerifyView)

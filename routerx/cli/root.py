@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "routerx.cli.keys",
     "byok": "routerx.cli.byok",
     "logs": "routerx.cli.logs",
+    "stats": "routerx.cli.stats",
     "models": "routerx.cli.models",
     "providers": "routerx.cli.providers",
     "explain": "routerx.cli.explain",

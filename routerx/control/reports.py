@@ -31,8 +31,10 @@ class Reports:
         self._clock = clock
 
     async def tokens(self, period: str, tenant: str | None = None) -> TokenReport:
-        """Tokens and money by provider. Raises NotFound for a period that is none, and StorageBusy."""
+        """Tokens and money by provider. Raises NotFound for a period or a tenant that is none, and StorageBusy."""
         require(period, PERIODS, "period")
+        if tenant is not None:
+            self._ledger.funds(tenant)  # Raises NotFound.
         length_s, step_s = PERIODS[period]
         since_ns = self._clock.now_ns() - length_s * 10**9
         rows = await self._ledger.usage(UsageQuery(since_ns=since_ns, step_ns=step_s * 10**9, tenant=tenant))

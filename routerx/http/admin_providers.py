@@ -96,7 +96,8 @@ class _Providers:
         return {"data": await self._providers.provider_stats()}
 
     async def tokens(self, request: web.Request, actor: str) -> object:
-        return await self._reports.tokens(read_query(request, "period").get("period", "day"))
+        values = read_query(request, "period", "tenant")
+        return await self._reports.tokens(values.get("period", "day"), values.get("tenant"))
 
     async def key_series(self, request: web.Request, actor: str) -> object:
         values = read_query(request, "window_minutes", "step_seconds")
