@@ -288,7 +288,7 @@ def digest_of(*parts: bytes) -> bytes:
 def _replay(known: Use, fingerprint: bytes) -> Kept:
     if known.row.fingerprint != fingerprint:
         raise _mismatch()
-    if not known.left:
+    if not known.is_over:  # Or its caller has gone, and whether it comes to something is not known yet.
         raise IdempotencyInProgress(
             f"A request with this {HEADER} is being served. Wait for its answer, then send it again to get the same.",
             retry_after_s=1,
