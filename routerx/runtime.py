@@ -418,7 +418,7 @@ def _announce(runtime: Runtime) -> None:
         health.flush_us / 1000,
         "yes" if health.survives_power_loss else "no",
     )
-    for notice in snapshot.notices:
+    for notice in (*snapshot.notices, *runtime.ledger.key_safe.notices):
         log.warning("%s", notice)
 
 

@@ -5,7 +5,6 @@ brought a key must not be served, and charged, with the house's because ours was
 """
 
 import asyncio
-import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,10 +22,8 @@ from routerx.ledger.ops import Op
 from routerx.secrets import Secret, fingerprint
 from routerx.vault import SealBroken, Vault
 
-log = logging.getLogger("routerx.ledger")
-
 TOLD_MAX = 20
-"""Unreadable keys that are named one by one at start."""
+"""Unreadable keys that are named one by one."""
 
 _CONTEXT = b"own key"
 _SET, _REMOVED = "byok.set", "byok.remove"
@@ -47,9 +44,11 @@ _REMOVE = "DELETE FROM own_keys WHERE tenant = ? AND provider = ?"
 class OwnKeys:
     """Those of all tenants, in memory. A tenant's mapping is replaced, never changed: requests hold on to it."""
 
-    __slots__ = ("_keys", "_rows")
+    __slots__ = ("_keys", "_rows", "notices")
 
     def __init__(self) -> None:
+        self.notices: tuple[str, ...] = ()
+        """What an operator should know of how they were opened."""
         self._keys: dict[str, Mapping[str, Secret | None]] = {}
         self._rows: dict[str, dict[str, OwnKeyRow]] = {}
 
@@ -107,25 +106,21 @@ def load_own_keys(connection: sqlite3.Connection, keyring: Keyring) -> OwnKeys:
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(_RESEAL, stale)
         connection.execute("COMMIT")
-        log.info("sealed %d own provider keys anew with the first vault key", len(stale))
-    _tell(unreadable, keyring.path)
+        found.notices += (f"own provider keys of tenants that were sealed anew with the first vault key: {len(stale)}",)
+    found.notices += _lost(unreadable, keyring.path)
     return found
 
 
-def _tell(unreadable: list[OwnKeyRow], path: str) -> None:
-    for row in unreadable[:TOLD_MAX]:
-        log.warning(
-            "the own key of tenant %r for %r cannot be read: no vault key opens it. Requests that need it fail. "
-            "Put the vault key back (server.vault_keys, or %s) and restart, or set the key anew: "
-            "routerx byok set %s %s",
-            row.tenant,
-            row.provider,
-            path,
-            row.tenant,
-            row.provider,
-        )
-    if len(unreadable) > TOLD_MAX:
-        log.warning("%d own keys in all cannot be read; 'routerx byok list TENANT' shows them", len(unreadable))
+def _lost(unreadable: list[OwnKeyRow], path: str) -> tuple[str, ...]:
+    told = tuple(
+        f"the own key of tenant {row.tenant!r} for {row.provider!r} cannot be read, and requests that need it fail: no "
+        f"vault key opens it; put that back (server.vault_keys, or {path}) and restart, or set the key anew: "
+        f"routerx byok set {row.tenant} {row.provider}"
+        for row in unreadable[:TOLD_MAX]
+    )
+    if len(unreadable) <= TOLD_MAX:
+        return told
+    return (*told, f"{len(unreadable)} own keys in all cannot be read; 'routerx byok list TENANT' shows a tenant's")
 
 
 class SqliteKeySafe:
@@ -141,6 +136,11 @@ class SqliteKeySafe:
         """As the protocol says."""
         self._books.get(tenant)
         return self._keys.rows(tenant)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What an operator should know of how the keys were opened; told at start."""
+        return self._keys.notices
 
     def secrets(self) -> Iterator[Secret]:
         """As the protocol says."""
@@ -200,7 +200,10 @@ def own_keys_told(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
     """(tenant, provider) → fingerprint of the keys that there are by the audit trail."""
     found: dict[tuple[str, str], str] = {}
     for tenant, action, detail in connection.execute(_TOLD):
-        told = msgspec.json.decode(detail, type=_Told)
+        try:
+            told = msgspec.json.decode(detail, type=_Told)
+        except msgspec.DecodeError:
+            continue  # A row that was changed; its hash tells.
         if action == _SET:
             found[tenant, told.provider] = told.fingerprint
         else:

@@ -139,6 +139,17 @@ async def test_without_its_vault_key_a_stored_key_fails_and_the_houses_is_not_us
         assert await key_used(gateway, up) == NEXT
 
 
+async def test_a_start_without_the_vault_key_tells_what_is_lost_and_what_to_do(
+    tmp_path: Path, up: ScriptedUpstream
+) -> None:
+    async with running(tmp_path, plain(up.url)) as gateway:
+        await admin(gateway, "PUT", f"{BYOK}/up", {"key": OWN})
+    (tmp_path / "data" / "secrets" / "vault.key").unlink()
+    async with serving(tmp_path, plain(up.url), ENVIRON) as served:
+        await served.said(b"the own key of tenant 'acme' for 'up' cannot be read")
+        assert b"routerx byok set acme up" in served.log
+
+
 async def test_a_key_may_wait_for_its_provider(
     tmp_path: Path, up: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,19 +1,23 @@
 """Provider keys that are tenants' own: sealed in the file, open in memory, told in the audit trail."""
 
 import asyncio
-import logging
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from routerx.domain.tenant import NO_KEYS
 from routerx.errors import ConfigError, NotFound, StorageUnavailable
 from routerx.keyring import Keyring
+from routerx.ledger.backup import restore
 from routerx.ledger.export import ExportQuery, exported
 from routerx.ledger.own_keys import TOLD_MAX
+from routerx.ledger.schema import guard
 from routerx.ledger.sqlite import SqliteLedger
 from routerx.ledger.verify import verify_file
 from routerx.secrets import Secret, fingerprint
@@ -137,25 +141,45 @@ async def test_a_new_vault_key_takes_the_rows_of_the_old_one_over(tmp_path: Path
     (before,) = query(ledger_file(tmp_path), "SELECT sealed FROM own_keys")
     async with opened(tmp_path, keyring=Keyring((NEW_VAULT, OLD_VAULT), data)) as ledger:
         assert ledger.own_keys("acme") == {"openai": KEY}
+        assert ledger.key_safe.notices == (
+            "own provider keys of tenants that were sealed anew with the first vault key: 1",
+        )
     (after,) = query(ledger_file(tmp_path), "SELECT sealed FROM own_keys")
     assert before != after
     async with opened(tmp_path, keyring=Keyring((NEW_VAULT,), data)) as ledger:
         assert ledger.own_keys("acme") == {"openai": KEY}
+        assert ledger.key_safe.notices == ()
         assert (await ledger.verify()).violations == ()
     assert query(ledger_file(tmp_path), "SELECT sealed FROM own_keys") == [after]
 
 
-async def test_a_lost_vault_key_leaves_a_key_unreadable_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_restored_backup_needs_its_vault_key_for_them_and_for_nothing_else(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.sync_tenants([ACME])
+        await put(ledger)
+        await ledger.bookkeeper.back_up(str(tmp_path / "backup.db"))
+    elsewhere = tmp_path / "elsewhere"
+    ledger_file(elsewhere).parent.mkdir(parents=True)
+    restore(str(tmp_path / "backup.db"), str(ledger_file(elsewhere)), replace=False, now="now")
+    async with opened(elsewhere) as ledger:
+        assert ledger.own_keys("acme") == {"openai": None}
+        assert ledger.funds("acme").balance_nano == 10 * USD
+    async with opened(elsewhere, keyring=Keyring((), str(tmp_path / "data"))) as ledger:
+        assert ledger.own_keys("acme") == {"openai": KEY}
+        assert (await ledger.verify()).violations == ()
+
+
+async def test_a_lost_vault_key_leaves_a_key_unreadable_and_told(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.sync_tenants([ACME])
         await put(ledger)
     path = tmp_path / "data" / "secrets" / "vault.key"
     kept = path.rename(tmp_path / "kept.key")
     async with opened(tmp_path) as ledger:
-        assert "the own key of tenant 'acme' for 'openai' cannot be read" in caplog.text
-        assert "routerx byok set acme openai" in caplog.text
+        (notice,) = ledger.key_safe.notices
+        assert "the own key of tenant 'acme' for 'openai' cannot be read" in notice
+        assert str(path) in notice
+        assert notice.endswith("routerx byok set acme openai")
         assert ledger.own_keys("acme") == {"openai": None}
         assert [row.readable for row in ledger.key_safe.rows("acme")] == [False]
         assert list(ledger.key_safe.secrets()) == []
@@ -180,15 +204,15 @@ async def test_a_key_set_anew_after_the_vault_key_was_lost_is_readable(tmp_path:
         assert ledger.own_keys("acme") == {"openai": NEXT}
 
 
-async def test_many_lost_keys_are_told_in_bounds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_lost_keys_are_told_in_bounds(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.sync_tenants([ACME])
         await asyncio.gather(*(put(ledger, provider=f"p{number}") for number in range(TOLD_MAX + 2)))
     (tmp_path / "data" / "secrets" / "vault.key").unlink()
-    async with opened(tmp_path):
-        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert len(lines) == TOLD_MAX + 1
-        assert lines[-1].startswith(f"{TOLD_MAX + 2} own keys in all cannot be read")
+    async with opened(tmp_path) as ledger:
+        notices = ledger.key_safe.notices
+        assert len(notices) == TOLD_MAX + 1
+        assert notices[-1].startswith(f"{TOLD_MAX + 2} own keys in all cannot be read")
 
 
 async def test_a_row_that_was_moved_is_no_key_of_the_other_tenant(tmp_path: Path) -> None:
@@ -206,6 +230,19 @@ async def test_a_row_that_was_moved_is_no_key_of_the_other_tenant(tmp_path: Path
     )
 
 
+async def test_an_audit_row_that_was_changed_is_told_with_all_else(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.sync_tenants([ACME])
+        await put(ledger)
+    with closing(sqlite3.connect(ledger_file(tmp_path), isolation_level=None)) as connection:
+        connection.execute("DROP TRIGGER audit_no_update")
+        connection.execute("UPDATE audit SET detail = 'gone' WHERE action = 'byok.set'")
+        connection.execute(guard("audit", "UPDATE"))
+    violations = verify_file(str(ledger_file(tmp_path))).violations
+    assert any("audit" in violation for violation in violations)
+    assert violations[-1].startswith("I11: the own key for 'openai' is not the one that the audit trail tells of")
+
+
 async def test_an_older_key_put_back_by_hand_is_not_used(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.sync_tenants([ACME])
@@ -216,6 +253,39 @@ async def test_an_older_key_put_back_by_hand_is_not_used(tmp_path: Path) -> None
         connection.execute("UPDATE own_keys SET sealed = ?", (old,))
     async with opened(tmp_path) as ledger:
         assert ledger.own_keys("acme") == {"openai": None}
+
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["acme", "other"]), st.sampled_from(["openai", "lab"]), st.integers(0, 3)), max_size=12
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(steps=_STEPS)
+def test_memory_and_file_hold_what_was_done_last(steps: list[tuple[str, str, int]]) -> None:
+    """Each step stores key number 1, 2 or 3, or (0) removes what is there."""
+    wanted: dict[str, dict[str, Secret]] = {"acme": {}, "other": {}}
+
+    async def play(folder: Path) -> None:
+        async with opened(folder) as ledger:
+            await ledger.sync_tenants([ACME, OTHER])
+            for name, provider, number in steps:
+                if number:
+                    wanted[name][provider] = Secret(f"sk-canary-{number}")
+                    await put(ledger, wanted[name][provider], name, provider)
+                elif wanted[name].pop(provider, None) is not None:
+                    await ledger.key_safe.remove(name, provider, actor="boss", reason=None)
+            assert {name: ledger.own_keys(name) for name in wanted} == wanted
+        async with opened(folder) as ledger:
+            assert {name: ledger.own_keys(name) for name in wanted} == wanted
+            for name, keys in wanted.items():
+                assert [row.fingerprint for row in ledger.key_safe.rows(name)] == [
+                    fingerprint(keys[provider]) for provider in sorted(keys)
+                ]
+            assert (await ledger.verify()).violations == ()
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(play(Path(folder)))
 
 
 async def test_what_is_not_written_does_not_count(tmp_path: Path) -> None:
