@@ -110,6 +110,7 @@ class Runtime:
         self.metrics = Metrics()
         self.routing = RoutingState(random.Random())  # noqa: S311 - jitter and tie-breaking, nothing secret.
         self.limiter = MemoryLimiter(snapshot.server.concurrency_max)
+        self.cache = ResponseCache(clock)
         self.watcher = ConfigWatcher(self.holder, loader.load, clock, self._applied, self._prepare)
         self.keyring = Keyring(snapshot.server.vault_keys, snapshot.server.data_dir)
         """What is encrypted at rest; its keys are those that the process was started with."""
@@ -150,7 +151,7 @@ class Runtime:
             routing=self.routing,
             attempts=AttemptLoop(self.routing, transports, Translator(egress.fetch), clock),
             settler=Settler(self.ledger, clock),
-            cache=ResponseCache(clock),
+            cache=self.cache,
             metrics=self.metrics,
             log=self._log_request,
             clock=clock,
@@ -306,6 +307,11 @@ class Runtime:
         metrics.read_from(Reading.IN_FLIGHT, lambda: self.gateway.in_flight)
         metrics.read_from(Reading.HELD_NANO, ledger.held_nano)
         metrics.read_from(Reading.LEDGER_QUEUE, lambda: ledger.health().queue)
+        metrics.read_from(Reading.CACHE_HITS, lambda: self.cache.hits)
+        metrics.read_from(Reading.CACHE_COALESCED, lambda: self.cache.coalesced)
+        metrics.read_from(Reading.CACHE_MISSES, lambda: self.cache.misses)
+        metrics.read_from(Reading.CACHE_BYTES, lambda: self.cache.bytes)
+        metrics.read_from(Reading.REPLAYS, lambda: self.idempotency.replays)
         metrics.read_from(Reading.LOG_LINES_DROPPED, lambda: self.logs.dropped if self.logs is not None else 0)
         metrics.read_reloads_from(lambda: (self.watcher.status.ok, self.watcher.status.refused))
         metrics.read_providers_from(self.vitals.providers_up)

@@ -96,6 +96,11 @@ class Reading(StrEnum):
     HELD_NANO = "routerx_held_usd"
     LEDGER_QUEUE = "routerx_ledger_queue_operations"
     LOG_LINES_DROPPED = "routerx_log_lines_dropped_total"
+    CACHE_HITS = "routerx_cache_hits_total"
+    CACHE_COALESCED = "routerx_cache_coalesced_total"
+    CACHE_MISSES = "routerx_cache_misses_total"
+    CACHE_BYTES = "routerx_cache_bytes"
+    REPLAYS = "routerx_idempotent_replays_total"
 
 
 READINGS: Mapping[Reading, MetricSpec] = MappingProxyType(
@@ -106,6 +111,15 @@ READINGS: Mapping[Reading, MetricSpec] = MappingProxyType(
         Reading.LOG_LINES_DROPPED: MetricSpec(
             Reading.LOG_LINES_DROPPED, "counter", "Log lines lost because the log's reader was too slow."
         ),
+        Reading.CACHE_HITS: MetricSpec(Reading.CACHE_HITS, "counter", "Answers of the response cache."),
+        Reading.CACHE_COALESCED: MetricSpec(
+            Reading.CACHE_COALESCED, "counter", "Of these, those that waited for an equal request in flight."
+        ),
+        Reading.CACHE_MISSES: MetricSpec(
+            Reading.CACHE_MISSES, "counter", "Requests that the response cache had no answer for."
+        ),
+        Reading.CACHE_BYTES: MetricSpec(Reading.CACHE_BYTES, "gauge", "Memory of the response cache."),
+        Reading.REPLAYS: MetricSpec(Reading.REPLAYS, "counter", "Answers told again under an idempotency key."),
     }
 )
 

@@ -185,7 +185,7 @@ async def test_memory_is_bounded_and_the_oldest_goes(tmp_path: Path, up: Scripte
     async with running(tmp_path, two_tenants(up.url, size_max="16KiB")) as gw:
         for seed in range(40):
             await ask(gw, seed=seed)
-        assert 0 < gw.runtime.gateway._parts.cache.bytes <= 16 * 1024
+        assert 0 < gw.runtime.cache.bytes <= 16 * 1024
         assert hit(await ask(gw, seed=39))
         assert not hit(await ask(gw, seed=0))
 

@@ -296,7 +296,7 @@ async def test_streams_on_their_way_are_within_the_bound_of_memory(tmp_path: Pat
     value["server"]["cache"] = {"size_max": "64KiB"}
     gates = [asyncio.Event() for _ in range(12)]
     async with running(tmp_path, value) as gw:
-        cache = gw.runtime.gateway._parts.cache
+        cache = gw.runtime.cache
         await ask(gw, seed=99)
         for gate in gates:
             up.queue(Stream(["x" * 3_000, "y" * 3_000, "z"], gates={3: gate}))
@@ -321,7 +321,27 @@ async def test_a_stream_too_long_to_keep_takes_no_memory(tmp_path: Path, up: Scr
         task = await waiting(gw, stream=True)
         await up.arrived(1)
         await wait_for(lambda: gw.runtime.gateway.active[0].delivered)
-        assert gw.runtime.gateway._parts.cache.bytes == 0
+        assert gw.runtime.cache.bytes == 0
         gate.set()
         assert not hit(await task)
-        assert gw.runtime.gateway._parts.cache.bytes == 0
+        assert gw.runtime.cache.bytes == 0
+
+
+async def test_metrics_count_what_the_cache_did(gw: Gateway, up: ScriptedUpstream) -> None:
+    gate = asyncio.Event()
+    up.queue(Ok("one", gate=gate))
+    first = await waiting(gw)
+    await up.arrived(1)
+    second = await waiting(gw)
+    gate.set()
+    await asyncio.gather(first, second)
+    await ask(gw)
+    await ask(gw, more={"X-RouterX-API-Key": "own-key-fake-1"})  # Counts nowhere.
+    for _ in range(3):
+        await ask(gw, seed=1, more={"Idempotency-Key": "one"})
+    page = (await gw.ask("GET", "/metrics")).body.decode()
+    told = dict(line.split(" ") for line in page.splitlines() if line.startswith("routerx_"))
+    names = ("hits_total", "coalesced_total", "misses_total")
+    assert [float(told[f"routerx_cache_{name}"]) for name in names] == [2, 1, 2]
+    assert float(told["routerx_idempotent_replays_total"]) == 2
+    assert float(told["routerx_cache_bytes"]) == gw.runtime.cache.bytes > 0
