@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -60,7 +61,6 @@ from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sidefile import remove_side_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.ledger.uses import UseIndex
-from routerx.limits.base import utc_day
 from routerx.limits.memory import MemoryLimiter
 from routerx.routing.state import RoutingState
 from routerx.secrets import Secret
@@ -192,10 +192,7 @@ class Runtime:
         self._stack.push_async_callback(ledger.close)
         ledger.watch_commits(self.metrics.committed)
         await ledger.sync_tenants(snapshot.tenants.values())
-        today = utc_day(self.clock.now_ns())
-        for name in snapshot.tenants:
-            self.limiter.seed_daily(name, ledger.funds(name).requests_today, today)
-        self.limiter.key_requests = lambda tenant, key_id: ledger.key_use(tenant, key_id).requests_today
+        self.limiter.requests_before = partial(_requests_today, ledger)
         return ledger
 
     def _idempotency(self, server: ServerConfig) -> Idempotency:
@@ -358,6 +355,13 @@ def edge_limits(server: ServerConfig) -> EdgeLimits:
         keepalive_timeout_s=server.keepalive_timeout_s,
         write_timeout_s=server.write_timeout_s,
     )
+
+
+def _requests_today(ledger: SqliteLedger, tenant: str, key_id: str | None) -> int:
+    """On this UTC day, by the books."""
+    if key_id is None:
+        return ledger.funds(tenant).requests_today
+    return ledger.key_use(tenant, key_id).requests_today
 
 
 def _unlink(path: str) -> None:

@@ -13,11 +13,6 @@ from routerx.domain.tenant import Principal
 DAY_NS = 86_400 * 10**9
 
 
-def utc_day(now_ns: int) -> int:
-    """Days since the epoch in UTC of a wall clock in nanoseconds."""
-    return now_ns // DAY_NS
-
-
 class Lease(Protocol):
     """Leave to run one request. Synchronous and idempotent: release it in `finally`."""
 
@@ -45,11 +40,8 @@ class Limiter(Protocol):
     """Ceilings of tenants and of their keys (domain.tenant.Limits), and of the whole process."""
 
     def configure(self, tenants: Iterable[str], concurrency_max: int) -> None:
-        """At start and after each reload: who exists, and how many requests may run at once. Counts survive."""
-        ...
-
-    def seed_daily(self, tenant: str, count: int, day: int) -> None:
-        """At start: `count` requests were made on UTC day `day` before this process began."""
+        """At start and after each reload: who exists, and how many requests may run at once. Counts survive, those of
+        who is gone as long as its requests run."""
         ...
 
     def admit(self, caller: Principal, tokens: int, now_s: float, now_ns: int) -> Lease:

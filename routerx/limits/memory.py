@@ -20,11 +20,11 @@ class _Account:
 
     __slots__ = ("day", "in_flight", "keys", "requests", "today", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, day: int) -> None:
         self.requests = Bucket()
         self.tokens = Bucket()
         self.in_flight = 0
-        self.day = 0
+        self.day = day
         self.today = 0
         self.keys: dict[str, _Account] = {}
         """Of a tenant: its keys that have terms of their own."""
@@ -81,18 +81,17 @@ class MemoryLimiter:
     def __init__(self, concurrency_max: int) -> None:
         self.concurrency_max = concurrency_max
         self.in_flight = 0
-        self.key_requests: Callable[[str, str], int] = _none_before
-        """(tenant, key id) → requests of the key on this UTC day, asked once, when the key is first limited."""
+        self.requests_before: Callable[[str, str | None], int] = _none_before
+        """(tenant, key id, or None for all its keys) → requests on this UTC day. Asked when counting begins: after
+        a start, and for a tenant that was not in the configuration for a while."""
         self._accounts: dict[str, _Account] = {}
 
     def configure(self, tenants: Iterable[str], concurrency_max: int) -> None:
         self.concurrency_max = concurrency_max
         names = frozenset(tenants)
-        self._accounts = {name: account for name, account in self._accounts.items() if name in names}
-
-    def seed_daily(self, tenant: str, count: int, day: int) -> None:
-        account = self._account(tenant)
-        account.day, account.today = day, count
+        self._accounts = {
+            name: account for name, account in self._accounts.items() if name in names or account.in_flight
+        }
 
     def admit(self, caller: Principal, tokens: int, now_s: float, now_ns: int) -> MemoryLease:
         if self.in_flight >= self.concurrency_max:
@@ -105,7 +104,7 @@ class MemoryLimiter:
         if terms is not None or not _has_none(limits):
             self._require_room(caller, tokens, now_s, now_ns)
         day = now_ns // DAY_NS
-        whole = _take(self._account(caller.tenant.name), limits, tokens, now_s, day)
+        whole = _take(self._account(caller.tenant.name, now_ns), limits, tokens, now_s, day)
         own = None if terms is None else _take(self._own_account(caller, now_ns), terms.limits, tokens, now_s, day)
         self.in_flight += 1
         return MemoryLease(self, whole, own)
@@ -143,23 +142,24 @@ class MemoryLimiter:
 
     def _parties(self, caller: Principal, now_ns: int) -> tuple[_Party, ...]:
         tenant = caller.tenant
-        whole = _Party("tenant", tenant.plan.limits, self._account(tenant.name))
+        whole = _Party("tenant", tenant.plan.limits, self._account(tenant.name, now_ns))
         if caller.terms is None:
             return (whole,)
         return whole, _Party("key", caller.terms.limits, self._own_account(caller, now_ns))
 
     def _own_account(self, caller: Principal, now_ns: int) -> _Account:
-        keys = self._account(caller.tenant.name).keys
+        keys = self._account(caller.tenant.name, now_ns).keys
         own = keys.get(caller.key_id)
         if own is None:
-            own = keys[caller.key_id] = _Account()
-            own.day, own.today = now_ns // DAY_NS, self.key_requests(caller.tenant.name, caller.key_id)
+            own = keys[caller.key_id] = _Account(now_ns // DAY_NS)
+            own.today = self.requests_before(caller.tenant.name, caller.key_id)
         return own
 
-    def _account(self, tenant: str) -> _Account:
+    def _account(self, tenant: str, now_ns: int) -> _Account:
         account = self._accounts.get(tenant)
         if account is None:
-            account = self._accounts[tenant] = _Account()
+            account = self._accounts[tenant] = _Account(now_ns // DAY_NS)
+            account.today = self.requests_before(tenant, None)
         return account
 
 
@@ -167,7 +167,7 @@ def _has_none(limits: Limits) -> bool:
     return limits.rpm is None and limits.tpm is None and limits.concurrency is None and limits.daily_requests is None
 
 
-def _none_before(tenant: str, key_id: str) -> int:
+def _none_before(tenant: str, key_id: str | None) -> int:
     return 0
 
 

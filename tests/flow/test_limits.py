@@ -8,7 +8,7 @@ import pytest
 
 from tests.flow.flow_kit import planned
 from tests.support.behaviours import Behaviour, Hangup, Ok, Silence, Status, Stream
-from tests.support.gateway import Gateway, running, wait_for
+from tests.support.gateway import Gateway, digest, running, wait_for
 from tests.support.upstream import ScriptedUpstream
 
 TPM = 100_000
@@ -42,6 +42,16 @@ async def test_whoever_would_have_to_wait_for_tomorrow_is_told_not_to_try(tmp_pa
         assert (refused.status, refused.error["limit"]) == (429, "daily_requests")
         minute = int(refused.headers["retry-after-ms"]) <= 60_000  # Of a test that runs at midnight.
         assert minute or refused.headers["x-should-retry"] == "false"
+
+
+async def test_a_tenant_that_was_taken_out_of_the_file_begins_no_new_day(tmp_path: Path, up: ScriptedUpstream) -> None:
+    value = planned(up.url, limits={"daily_requests": 2})
+    without = value | {"tenants": {"rival": {"plan": "prepaid", "keys": [digest("rival_key_fake_123456")]}}}
+    async with running(tmp_path, value) as gw:
+        assert (await gw.chat()).status == 200
+        for one in (without, value):
+            assert (await gw.reload(one)).ok
+        assert [(await gw.chat()).status for _ in range(2)] == [200, 429]
 
 
 async def left(gw: Gateway) -> int:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from routerx.domain.tenant import KeyTerms, Limits, Plan, Principal, Tenant
 from routerx.errors import Overloaded, RateLimited
-from routerx.limits.base import DAY_NS, Lease, Limiter, utc_day
+from routerx.limits.base import DAY_NS, Lease, Limiter
 from routerx.limits.memory import MemoryLimiter
 
 NOW_S = 5_000.0
@@ -111,7 +111,7 @@ def test_the_whole_process_has_a_ceiling() -> None:
 
 def test_the_day_is_of_utc_and_begins_with_what_was_counted_before() -> None:
     limiter, who = MemoryLimiter(100), tenant(daily_requests=3)
-    limiter.seed_daily("acme", 2, utc_day(NOON_NS))
+    limiter.requests_before = lambda name, key_id: 2 if (name, key_id) == ("acme", None) else 0
     admit(limiter, who)
     error = refusal(limiter, who)
     assert error.retry_after_s == 12 * 3600
@@ -119,9 +119,24 @@ def test_the_day_is_of_utc_and_begins_with_what_was_counted_before() -> None:
     admit(limiter, who, now_ns=NOON_NS + DAY_NS // 2)
 
 
-def test_yesterdays_count_is_not_seeded_into_today() -> None:
-    limiter, who = MemoryLimiter(100), tenant(daily_requests=1)
-    limiter.seed_daily("acme", 9, utc_day(NOON_NS) - 1)
+def test_who_was_gone_for_a_while_goes_on_with_what_the_books_have_counted() -> None:
+    limiter, who = MemoryLimiter(100), tenant(daily_requests=2)
+    admit(limiter, who).release(0)
+    limiter.configure((), 100)
+    limiter.requests_before = lambda name, key_id: 1
+    limiter.configure(("acme",), 100)
+    admit(limiter, who)
+    assert refusal(limiter, who).details["limit"] == "daily_requests"
+
+
+def test_a_request_that_runs_on_counts_for_a_tenant_that_was_gone_meanwhile() -> None:
+    limiter, who = MemoryLimiter(100), tenant(concurrency=1)
+    lease = admit(limiter, who)
+    limiter.configure((), 100)
+    limiter.configure(("acme",), 100)
+    assert refusal(limiter, who).details["limit"] == "concurrency"
+    lease.release(0)
+    limiter.configure((), 100)
     admit(limiter, who)
 
 
@@ -139,9 +154,9 @@ def test_a_reload_keeps_counts_and_forgets_removed_tenants() -> None:
     lease = admit(limiter, who)
     limiter.configure(["acme"], 5)
     refusal(limiter, who)
-    limiter.configure(["other"], 5)
     lease.release(None)
     assert limiter.in_flight == 0
+    limiter.configure(["other"], 5)
     admit(limiter, who)
 
 

@@ -153,7 +153,7 @@ def test_a_key_is_limited_for_itself_and_its_sisters_go_on() -> None:
 def test_what_a_key_did_today_is_asked_for_when_it_is_first_limited() -> None:
     who = caller(Limits(), Limits(daily_requests=5))
     world = World()
-    world.limiter.key_requests = lambda tenant, key_id: 4 if (tenant, key_id) == ("acme", "key_1") else 0
+    world.limiter.requests_before = lambda tenant, key_id: 4 if (tenant, key_id) == ("acme", "key_1") else 0
     assert world.ask(who, 1) is None
     assert world.headers(who) == {
         "x-ratelimit-limit-requests": "5",
