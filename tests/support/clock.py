@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import time
 
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 _TURNS = 20
@@ -76,6 +77,25 @@ class ManualClock:
             future = heapq.heappop(self._sleepers)[2]
             if not future.done():
                 future.set_result(None)
+
+
+class WallClock:
+    """Real time whose wall clock a test sets, as if its machine had been asleep. Sleeps take a twentieth of theirs."""
+
+    def __init__(self, now_ns: int) -> None:
+        self._ahead_ns = now_ns - time.time_ns()
+
+    def now_ns(self) -> int:
+        return time.time_ns() + self._ahead_ns
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s / 20)
+
+    def set(self, now_ns: int) -> None:
+        self._ahead_ns = now_ns - time.time_ns()
 
 
 async def _turns() -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import openai
 
+from routerx.clock import Clock
 from routerx.config.settings import Flags
 from routerx.config.watch import ReloadStatus
 from routerx.domain.record import RequestRecord
@@ -386,10 +387,12 @@ def save(folder: Path, value: Config | str) -> Path:
 
 
 @asynccontextmanager
-async def running(folder: Path, value: Config | str, env: Mapping[str, str] = ENVIRON) -> AsyncIterator[Gateway]:
+async def running(
+    folder: Path, value: Config | str, env: Mapping[str, str] = ENVIRON, clock: Clock | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway with this configuration, its files in `folder`. It is stopped without draining."""
     options = ServeOptions(config=str(save(folder, value)), flags=Flags(port=0), environ=env, folder=str(folder))
-    runtime = await Runtime.start(options)
+    runtime = await Runtime.start(options, clock)
     gateway = Gateway(runtime, folder)
     try:
         yield gateway

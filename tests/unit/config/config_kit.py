@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from routerx.clock import Clock
 from routerx.config.compilation import Facts
 from routerx.config.load import Loader
 from routerx.config.settings import Flags
@@ -77,10 +79,13 @@ class Folder:
     def load(self, text: str | None = None, env: Mapping[str, str] = WITH_KEY, flags: Flags = NO_FLAGS) -> Snapshot:
         return self.loader(text, env, flags).load(1)
 
-    def problems(self, text: str | None = None, env: Mapping[str, str] = WITH_KEY) -> tuple[str, ...]:
+    def problems(
+        self, text: str | None = None, env: Mapping[str, str] = WITH_KEY, clock: Clock | None = None
+    ) -> tuple[str, ...]:
         """Why the configuration is refused, without the folder's name."""
+        loader = self.loader(text, env)
         with pytest.raises(ConfigError) as caught:
-            self.load(text, env)
+            (loader if clock is None else msgspec.structs.replace(loader, clock=clock)).load(1)
         return tuple(problem.replace(f"{self.path}/", "") for problem in caught.value.problems)
 
     def problem(self, text: str | None = None, env: Mapping[str, str] = WITH_KEY) -> str:
