@@ -291,8 +291,9 @@ class Runtime:
         self._protect(self.secrets())
 
     def secrets(self) -> list[Secret]:
-        """Provider keys that are in use: tenants' own, and the house's."""
-        return [*self.ledger.key_safe.secrets(), *_secrets(self.holder.current)]
+        """What no log line may show: provider keys, tenants' own and the house's, and the vault keys."""
+        snapshot = self.holder.current
+        return [*self.ledger.key_safe.secrets(), *snapshot.server.vault_keys, *_secrets(snapshot)]
 
     def _protect(self, secrets: Iterable[Secret]) -> None:
         """No log line shows them from now on."""

@@ -27,6 +27,7 @@ from tests.support.gateway import (
 from tests.support.upstream import ScriptedUpstream, Status
 
 OWN, NEXT = "canary-own-key-of-acme-1", "canary-own-key-of-acme-2"
+VAULT = "canary vault key that an operator has brought"
 BYOK = f"/admin/v1/tenants/{TENANT}/byok"
 
 
@@ -112,7 +113,7 @@ async def test_a_restart_keeps_a_key_and_the_vault_key_can_be_changed(tmp_path: 
         made = gateway.data / "secrets" / "vault.key"
         assert made.stat().st_mode & 0o777 == 0o600
     value["server"]["vault_keys"] = ["${env:VAULT}"]
-    env = {**ENVIRON, "VAULT": "a vault key that an operator has brought"}
+    env = {**ENVIRON, "VAULT": VAULT}
     async with running(tmp_path, value, env) as gateway:
         assert await key_used(gateway, up) == OWN
     made.unlink()
@@ -246,8 +247,8 @@ async def test_the_command_line_does_it_on_the_running_server(tmp_path: Path, up
 
 async def test_no_file_no_log_and_no_answer_shows_a_stored_key(tmp_path: Path, up: ScriptedUpstream) -> None:
     value = plain(up.url)
-    value["server"]["log_level"] = "debug"
-    async with serving(tmp_path, value, ENVIRON) as served:
+    value["server"] |= {"log_level": "debug", "vault_keys": ["${env:VAULT}"]}
+    async with serving(tmp_path, value, {**ENVIRON, "VAULT": VAULT}) as served:
         put = await served.ask("PUT", f"{BYOK}/up", {"key": OWN}, key=ADMIN_KEY)
         assert put.status == 200
         up.default = Status(400, {"error": {"message": f"Bad key {OWN}, Authorization: Bearer {OWN}", "code": OWN}})
@@ -261,8 +262,9 @@ async def test_no_file_no_log_and_no_answer_shows_a_stored_key(tmp_path: Path, u
         assert holding(tmp_path, OWN) == []
         served.process.terminate()
         assert await served.ended() == 0
-    assert holding(tmp_path, OWN) == []
+    assert holding(tmp_path, OWN) == holding(tmp_path, VAULT) == []
     assert OWN not in served.log.decode()
+    assert VAULT not in served.log.decode()
     assert [reply.status for reply in answers] == [200, 400, 200, 200, 200, 200, 200]
     assert not any(OWN.encode() in reply.body or OWN in str(dict(reply.headers)) for reply in answers)
     for name in ("data/ledger.db", "copy.db"):
