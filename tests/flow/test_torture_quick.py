@@ -13,6 +13,7 @@ from tests.torture.kills import prove_kills
 from tests.torture.overspend import prove_no_overspend
 from tests.torture.power import prove_power_loss
 from tests.torture.processes import Zygote, zygote
+from tests.torture.racing import prove_racing_operations
 from tests.torture.reloads import prove_reloads
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
@@ -76,4 +77,9 @@ async def test_sigterm_under_load_loses_no_row_and_keeps_its_drain_limit(tmp_pat
 
 async def test_200_calls_on_a_balance_for_10_are_10(tmp_path: Path):
     report = await prove_no_overspend(tmp_path / "overspend", SEED)
+    assert not report.violations, report
+
+
+async def test_racing_operations_pass_no_floor_and_agree_with_a_second_set_of_books(tmp_path: Path):
+    report = await prove_racing_operations(tmp_path / "racing", SEED, operations=6_400)
     assert not report.violations, report

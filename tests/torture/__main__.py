@@ -18,13 +18,26 @@ from tests.torture.mixed import prove_mixed
 from tests.torture.overspend import prove_no_overspend
 from tests.torture.power import prove_power_loss
 from tests.torture.processes import Zygote, zygote
+from tests.torture.racing import prove_racing_operations
 from tests.torture.reloads import prove_reloads
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 
 QUICK = {"kills": 5, "commits": 50, "cuts": 50, "reloads": 10, "stops": 2, "failpoints": 1}
 FULL = {"kills": 1_000, "commits": 10_000, "cuts": 500, "reloads": 100, "stops": 8, "failpoints": 20}
-PROOFS = ("checker", "kills", "commits", "failpoints", "power", "reloads", "stops", "overspend", "mixed", "disk")
+PROOFS = (
+    "checker",
+    "kills",
+    "commits",
+    "failpoints",
+    "power",
+    "reloads",
+    "stops",
+    "overspend",
+    "racing",
+    "mixed",
+    "disk",
+)
 BESIDE = {"kills": "commits"}
 """Proofs that run beside one another: the first is on both cores, the second on one."""
 
@@ -68,6 +81,7 @@ async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> boo
         "reloads": lambda place: prove_reloads(place, seed, chosen.reloads),
         "stops": lambda place: prove_stops(place, seed, chosen.stops),
         "overspend": lambda place: prove_no_overspend(place, seed),
+        "racing": lambda place: prove_racing_operations(place, seed),
         "mixed": lambda place: prove_mixed(place, seed, forker),
         "disk": lambda place: prove_full_disk(place, seed, forker),
     }

@@ -88,6 +88,8 @@ TRIALS = (
     Trial("start", 160, by="first start"),
     Trial("before_swap", by="reload"),
     Trial("after_swap", by="reload"),
+    Trial("before_side_file", 30, by="keyed"),
+    Trial("after_side_file", 30, by="keyed"),
     Trial("after_claim", 40, by="keyed"),
     Trial("after_retake", 3, by="keyed", interrupted=True),
     Trial("before_drop", 4, by="keyed"),
@@ -128,7 +130,7 @@ MISHAPS = (
     Mishap("after_first_delta", Action.RAISE, 5, ("cut", "broke_off internal_error")),
     Mishap("at_settle", Action.RAISE, 5, ("cut", "refused internal_error", "broke_off internal_error")),
     Mishap("before_whole_answer", Action.RAISE, 5, ("cut", "refused internal_error")),
-    Mishap("before_claim", Action.FULL, 5, ("refused storage_unavailable",), "keyed"),
+    Mishap("before_side_file", Action.FULL, 5, ("refused storage_unavailable",), "keyed"),
 )
 
 
@@ -362,7 +364,8 @@ async def _struck(scene: Scene, trial: Trial) -> bool:
 async def _conclude(scene: Scene, trial: Trial) -> None:
     """A last start without failpoints, and the judgement."""
     made, lanes = scene.made, scene.lanes
-    await scene.up()
+    if not await scene.up():
+        return
     if trial.by == "prune":
         await _pruned(scene)
         return
@@ -376,13 +379,19 @@ async def _conclude(scene: Scene, trial: Trial) -> None:
     scene.found += await made.stop()
     scene.found += made.verdict()
     scene.found += [f"answer: {saw}" for saw in lanes.unexpected if not _is_to_be_expected(made.seed, saw)]
-    if isinstance(lanes, KeyedLoad):
-        charged = charged_numbers(made.evidence(), read_books(made.ledger))
-        scene.found += [f"lost: request {number} was served and not charged" for number in lanes.served - charged]
+    scene.found += _served_for_nothing(scene)
     for number in range(1, scene.orders + 1):
         backup = _backup(scene, number)
         if backup.exists():
             scene.found += [f"{backup.name}: {violation}" for violation in verify_file(str(backup)).violations]
+
+
+def _served_for_nothing(scene: Scene) -> list[str]:
+    """Idempotency keys of which it is said that they were charged, and they were not."""
+    if not isinstance(scene.lanes, KeyedLoad):
+        return []
+    charged = charged_numbers(scene.made.evidence(), read_books(scene.made.ledger))
+    return [f"lost: request {number} was served and not charged" for number in scene.lanes.served - charged]
 
 
 def _is_to_be_expected(seed: int, saw: Saw) -> bool:
@@ -422,7 +431,7 @@ async def _keys_missing(scene: Scene) -> list[str]:
 
 
 async def _erred(folder: Path, seed: int, zygote: Zygote, mishap: Mishap, report: Report) -> None:
-    name = f"{mishap.place}, {mishap.action}, {mishap.times} times"
+    name = f"{mishap.place}, {mishap.action}, {mishap.times} times, by {mishap.by}"
     async with arena(folder, seed, zygote) as made:
         lanes = _lanes(made, mishap.by)
         scene = Scene(made, lanes, random.Random(seed))
@@ -430,14 +439,15 @@ async def _erred(folder: Path, seed: int, zygote: Zygote, mishap: Mishap, report
             await scene.up()
             await scene.down()
             point = str(Failpoint(mishap.place, scene.rng.randint(5, 9), mishap.action, mishap.times))
-            await scene.up((FREQUENT, point))
+            if not await scene.up((FREQUENT, point)):
+                raise GatewayFailed(made.gateway.log_text())
             lanes.open(made.gateway.port)
             if not await scene.until(lambda: scene.strikes() >= mishap.times):
                 scene.found.append(f"only {scene.strikes()} of {mishap.times} errors came about")
             ends = await _afterwards(scene)
             scene.found += await made.restless()
             scene.found += await made.stop()
-            scene.found += made.verdict()
+            scene.found += made.verdict() + _served_for_nothing(scene)
         finally:
             await lanes.stop()
     scene.found += [f"callers heard {count} times: {end}" for end, count in ends.items() if end not in mishap.felt]

@@ -25,6 +25,7 @@ from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.ledger import backup
 from routerx.ledger.books import Books
 from routerx.ledger.pruning import DeletePruned, WriteWatermark
+from routerx.ledger.sidefile import SideFile
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.ledger.uses import UseIndex
 from routerx.runtime import Runtime
@@ -107,7 +108,8 @@ PLACES: dict[str, Call | Statement] = {
     "after_checkpoint": Statement("PRAGMA wal_checkpoint"),
     "before_swap": Call(Runtime, "_prepare"),
     "after_swap": Call(Runtime, "_applied", before=True),
-    "before_claim": Call(UseIndex, "_transact", before=True),
+    "before_side_file": Call(SideFile, "_transact", before=True),
+    "after_side_file": Call(SideFile, "_transact"),
     "after_claim": Call(UseIndex, "claim"),
     "after_retake": Call(UseIndex, "retake"),
     "before_drop": Call(UseIndex, "drop", before=True),

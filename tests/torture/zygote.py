@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def _spawn(order: Spawn) -> int:
         code = 70
         try:
             code = _be_gateway(order)
+        except BaseException:
+            traceback.print_exc()  # To its log.
         finally:
             os._exit(code)
     with suppress(PermissionError, ProcessLookupError):
