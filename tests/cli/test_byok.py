@@ -96,6 +96,18 @@ def test_a_key_whose_vault_key_is_lost_is_shown_as_what_it_is(folder: Path) -> N
     assert "active" in run("list", "demo").stdout
 
 
+def test_a_given_vault_key_seals_and_no_other_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT", "a vault key that an operator has brought")
+    (folder / "routerx.yaml").write_text(
+        CONFIG + 'server: {vault_keys: ["${env:VAULT}"]}\nledger: {path: books/b.db}\n'
+    )
+    run("set", "demo", "lab", given=KEY)
+    assert "active" in run("list", "demo").stdout
+    assert not list(folder.rglob("vault.key"))
+    monkeypatch.setenv("VAULT", "another key that does not open these")
+    assert "unreadable" in run("list", "demo").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "code", "says"),
     [

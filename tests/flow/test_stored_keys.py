@@ -1,7 +1,9 @@
 """Provider keys that are tenants' own, stored: set by operators while the gateway serves, used at once, never shown."""
 
 import asyncio
+import io
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 from routerx.cli import main
 from routerx.ledger.verify import verify_file
 from routerx.secrets import Secret, fingerprint
+from routerx.telemetry.logs import configure_logging
 from tests.support.gateway import (
     ADMIN_KEY,
     ENVIRON,
@@ -170,6 +173,7 @@ async def test_a_key_may_wait_for_its_provider(
     ("method", "path", "body", "status", "says"),
     [
         ("GET", "/admin/v1/tenants/acmee/byok", None, 404, "no tenant 'acmee'; did you mean 'acme'?"),
+        ("GET", f"{BYOK}?provider=up", None, 400, "There is no parameter 'provider' here"),
         ("PUT", "/admin/v1/tenants/acmee/byok/up", {"key": OWN}, 404, "no tenant 'acmee'; did you mean 'acme'?"),
         ("DELETE", "/admin/v1/tenants/acmee/byok/up", None, 404, "no tenant 'acmee'; did you mean 'acme'?"),
         ("PUT", f"{BYOK}/restin", {"key": OWN}, 404, "no provider 'restin'; did you mean 'resting'?"),
@@ -243,6 +247,22 @@ async def test_the_command_line_does_it_on_the_running_server(tmp_path: Path, up
         assert [key["provider"] for key in json.loads((await run("list", TENANT, "--json")).stdout)] == ["resting"]
         history = await gateway.runtime.ledger.history(TENANT, 1)
         assert (history[0].actor, json.loads(history[0].detail)["reason"]) == ("socket", "left")
+
+
+async def test_the_log_masks_a_stored_key_from_before_it_is_used_and_after_a_restart(
+    tmp_path: Path, up: ScriptedUpstream
+) -> None:
+    stream = io.StringIO()
+    async with running(tmp_path, plain(up.url)) as gateway:
+        gateway.runtime.logs = logs = configure_logging("info", stream, json=True)
+        try:
+            await admin(gateway, "PUT", f"{BYOK}/up", {"key": OWN})
+            logging.getLogger("routerx.test").info("somebody told %s", OWN)
+        finally:
+            logs.close()
+    assert "somebody told ***" in stream.getvalue()
+    async with running(tmp_path, plain(up.url)) as gateway:
+        assert {Secret(OWN), Secret(UPSTREAM_KEY)} <= set(gateway.runtime.secrets())
 
 
 async def test_no_file_no_log_and_no_answer_shows_a_stored_key(tmp_path: Path, up: ScriptedUpstream) -> None:
