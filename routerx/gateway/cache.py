@@ -15,13 +15,14 @@ import msgspec
 from routerx import jsonx
 from routerx.clock import Clock
 from routerx.config.snapshot import ServerConfig
+from routerx.dialects.base import StreamTap
 from routerx.dialects.leniently import decode_or_none
 from routerx.dialects.openai_chat import OPENAI
 from routerx.dialects.openai_chat.relay.stream import completion_as_stream
 from routerx.dialects.responses import RESPONSES
-from routerx.domain.call import Operation
+from routerx.domain.call import Operation, Peek
 from routerx.domain.chat import Answer as ChatAnswer
-from routerx.domain.chat import Finish, Refusal
+from routerx.domain.chat import ChatRequest, Finish, Opaque, Refusal
 from routerx.domain.events import Event, fold
 from routerx.domain.usage import Usage
 from routerx.errors import InvalidParameter
@@ -54,6 +55,8 @@ _ECHOED = frozenset({"user", "metadata"})
 """Of these, what the Responses wire tells back in its answer."""
 _STATEFUL = "conversation"
 """A field of the Responses wire: the answer then depends on what the provider remembers by now."""
+_OLD_CALLS = "functions"
+"""A field of the OpenAI wire: calls are then told in a form of their own."""
 _GOOD = frozenset({Finish.STOP, Finish.TOOL_CALLS})
 _WRONG_FLAGS = frozenset({"anomaly", "missing_done", "rescued"})
 
@@ -79,10 +82,11 @@ class Kept(msgspec.Struct, frozen=True):
 class Flight:
     """A request that is being served and that others may be waiting for, and what it delivers meanwhile."""
 
-    __slots__ = ("copied_bytes", "kept", "key", "landed", "pieces", "server")
+    __slots__ = ("copied_bytes", "kept", "key", "landed", "peek", "pieces", "server")
 
-    def __init__(self, key: bytes, server: ServerConfig) -> None:
+    def __init__(self, key: bytes, peek: Peek, server: ServerConfig) -> None:
         self.key = key
+        self.peek = peek
         self.server = server
         self.landed = asyncio.Event()
         self.kept: Kept | None = None
@@ -141,17 +145,21 @@ class ResponseCache:
         server = ctx.snapshot.server
         if server.cache_ttl_s == 0 or not _is_cacheable(ctx):
             return None
-        key = cache_key(ctx)
+        key, peek = cache_key(ctx), ctx.peek
+        assert peek is not None
         kept, flight = self._fresh(key), self._flights.get(key)
-        if kept is None and flight is not None and self._may_wait(ctx):
+        told = None if kept is None else _told(ctx, kept)
+        if told is None and flight is not None and _is_of_use(ctx, flight.peek) and self._may_wait(ctx):
             kept = await self._wait(ctx, flight)
-            self.coalesced += kept is not None
-        if kept is not None and (told := _told(ctx, kept)) is not None:
+            told = None if kept is None else _told(ctx, kept)
+            self.coalesced += told is not None
+        if told is not None:
             self.hits += 1
             return told
         self.misses += 1
-        if key not in self._flights:
-            self._flights[key] = self._serving[ctx.inbound.request_id] = Flight(key, server)
+        if key not in self._flights and not (peek.stream and peek.operation is Operation.COMPLETIONS):
+            # Of streams of text completions nothing can be told in another shape: they are not kept.
+            self._flights[key] = self._serving[ctx.inbound.request_id] = Flight(key, peek, server)
         return None
 
     def _may_wait(self, ctx: RequestContext) -> bool:
@@ -287,8 +295,8 @@ def _is_cacheable(ctx: RequestContext) -> bool:
 
 
 def _is_good(ctx: RequestContext, body: bytes, *, whole: bool) -> bool:
-    """Whole, and neither cut by its length, refused nor filtered. It is charged by now: what a provider can send and we
-    cannot read is passed on and not kept."""
+    """Whole, and neither empty, cut by its length, refused nor filtered. It is charged by now: what a provider can send
+    and we cannot read is passed on and not kept."""
     try:
         return _reads_well(ctx, body, whole=whole)
     except Exception:
@@ -300,12 +308,10 @@ def _reads_well(ctx: RequestContext, body: bytes, *, whole: bool) -> bool:
     if ctx.inbound.operation is Operation.CHAT:
         answer = _answer_of(ctx, body, whole=whole)
         return bool(answer.choices) and all(
-            choice.finish in _GOOD and not any(isinstance(part, Refusal) for part in choice.parts)
+            choice.parts and choice.finish in _GOOD and not any(isinstance(part, Refusal) for part in choice.parts)
             for choice in answer.choices
         )
     if ctx.inbound.operation is Operation.COMPLETIONS:
-        if not whole:  # Of these streams nothing can be told in another shape.
-            return False
         found = decode_or_none(_completion_decoder, body)
         return found is not None and all(choice.finish_reason == "stop" for choice in found.choices)
     return True
@@ -340,36 +346,59 @@ def _answer_of(ctx: RequestContext, body: bytes, *, whole: bool) -> ChatAnswer:
 
 def _told(ctx: RequestContext, kept: Kept) -> Answer | None:
     """The answer in the shape that this caller wants; None where it cannot be told so."""
-    peek, body = ctx.peek, kept.body
+    peek, body, content_type = ctx.peek, kept.body, kept.content_type
     assert peek is not None
     headers = (("X-RouterX-Provider", kept.provider), ("X-RouterX-Cache-Hit", "true"), *dropped_headers(kept.dropped))
-    if peek.stream and kept.content_type is None and kept.wants_usage == peek.wants_usage:
-        return Answer(body, "", headers)
-    if kept.content_type is None:
+    if content_type is None and _is_the_same_shape(peek, kept.wants_usage):
+        stream: bytes | None = body
+        if not peek.wants_usage and kept.wants_usage:
+            stream = _through(ctx.inbound.dialect.tap(peek, strip_usage=True), body)
+        return None if stream is None else Answer(stream, "", headers)
+    if content_type is None:
         folded = _folded(ctx, kept)
         if folded is None:
             return None
-        body = folded
+        body, content_type = folded, "application/json"
     if not peek.stream:
-        return Answer(body, kept.content_type if kept.content_type is not None else "application/json", headers)
+        return Answer(body, content_type, headers)
     stream = _as_stream(ctx, body)
     return None if stream is None else Answer(stream, "", headers)
 
 
-def _folded(ctx: RequestContext, kept: Kept) -> bytes | None:
-    """A stream as one whole answer; None where something of it would be missing."""
-    if ctx.inbound.operation is not Operation.CHAT:
+def _is_the_same_shape(peek: Peek, wants_usage: bool) -> bool:
+    """Of a stream: whether it serves as it is, but for usage that may have to be taken out."""
+    return peek.stream and (wants_usage or not peek.wants_usage)
+
+
+def _is_of_use(ctx: RequestContext, served: Peek) -> bool:
+    """Whether the answer to a request in flight can be told to this one, as far as that is known beforehand."""
+    assert ctx.peek is not None
+    return not served.stream or _is_the_same_shape(ctx.peek, served.wants_usage) or _foldable(ctx) is not None
+
+
+def _foldable(ctx: RequestContext) -> ChatRequest | None:
+    """The request, where a stream that answers it can be made a whole answer and lose nothing."""
+    if ctx.inbound.operation is not Operation.CHAT or _OLD_CALLS in ctx.fields:
         return None
     try:
         request = canonical(ctx)
     except InvalidParameter:  # It passes to providers of its own wire; only we cannot read it.
         return None
-    if request.logprobs or request.top_logprobs is not None:
+    return None if request.logprobs or request.top_logprobs is not None else request
+
+
+def _folded(ctx: RequestContext, kept: Kept) -> bytes | None:
+    """A stream as one whole answer; None where something of it would be missing."""
+    request = _foldable(ctx)
+    if request is None:
         return None
     answer = _answer_of(ctx, kept.body, whole=False)
+    if any(isinstance(part, Opaque) for choice in answer.choices for part in choice.parts):
+        return None  # Pieces of something that we cannot put together.
     if answer.usage is None:
         answer = msgspec.structs.replace(answer, usage=kept.usage)
-    return ctx.inbound.dialect.source.encode_answer(answer, asked_of(ctx, request))[0]
+    body, lost = ctx.inbound.dialect.source.encode_answer(answer, asked_of(ctx, request))
+    return None if lost else body
 
 
 def _as_stream(ctx: RequestContext, body: bytes) -> bytes | None:
@@ -381,5 +410,10 @@ def _as_stream(ctx: RequestContext, body: bytes) -> bytes | None:
         body = jsonx.encode({name: value for name, value in fields.items() if name != "usage"})
     tap = dialect.tap(peek, strip_usage=False)
     told = completion_as_stream(body) if peek.operation is Operation.COMPLETIONS else dialect.to_stream(body)
-    flowing = tap.feed(told)
+    return _through(tap, told)
+
+
+def _through(tap: StreamTap, stream: bytes) -> bytes | None:
+    """What a tap makes of a whole stream; None where it cannot be told."""
+    flowing = tap.feed(stream)
     return None if tap.close() is not None else flowing + tap.terminal

@@ -126,8 +126,9 @@ async def test_another_configuration_gives_another_answer(gw: Gateway, up: Scrip
     assert up.requests[-1].json["model"] == "another"
 
 
-async def test_a_refusal_and_a_broken_stream_are_not_kept(gw: Gateway, up: ScriptedUpstream) -> None:
-    up.queue(Ok("", message={"content": None, "refusal": "No."}), Stream(["Hel"], stop_after=2), Ok("fine"))
+async def test_a_refusal_nothing_at_all_and_a_broken_stream_are_not_kept(gw: Gateway, up: ScriptedUpstream) -> None:
+    up.queue(Ok("", message={"content": None, "refusal": "No."}), Ok(""), Stream(["Hel"], stop_after=2), Ok("fine"))
+    assert not hit(await ask(gw))
     assert not hit(await ask(gw))
     assert (await ask(gw, stream=True)).stream_error is not None
     assert not hit(await ask(gw))
@@ -271,6 +272,29 @@ async def test_the_ceiling_on_requests_at_once_holds_for_those_that_wait(tmp_pat
         assert (await ask(gw)).status == 429
         gate.set()
         assert [hit(one) for one in (await first, await second)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/completions", {"prompt": "Hello"}),
+        (CHAT, {"logprobs": True}),
+        (CHAT, {"functions": [{"name": "f", "parameters": {}}]}),
+    ],
+)
+async def test_nobody_waits_for_an_answer_that_is_of_no_use_to_it(
+    gw: Gateway, up: ScriptedUpstream, path: str, said: dict[str, Any]
+) -> None:
+    gate = asyncio.Event()
+    text = {"object": "text_completion", "choices": [{"index": 0, "text": "own", "finish_reason": "stop"}]}
+    up.queue(Stream(["late"], gates={1: gate}))
+    if path != CHAT:
+        up.default = Json(text)
+    first = await waiting(gw, path=path, stream=True, **said)
+    await up.arrived(1)
+    assert not hit(await ask(gw, path, **said))
+    gate.set()
+    assert (await first).status == 200
 
 
 async def test_who_hangs_up_while_waiting_takes_nothing_along(gw: Gateway, up: ScriptedUpstream) -> None:

@@ -234,3 +234,54 @@ async def test_probabilities_are_not_lost(gw: Gateway, up: ScriptedUpstream, fir
             "POST", "/v1/chat/completions", {**CHAT, "logprobs": True, "stream": stream}, headers=CACHE
         )
         assert b'"logprob":-0.1' in reply.body.replace(b" ", b"")
+
+
+async def test_usage_is_taken_out_of_a_stream_and_nothing_else(gw: Gateway, up: ScriptedUpstream) -> None:
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "of_its_own": {"a": 1}}
+    frames = [
+        sse({**head, "choices": [{"index": 0, "delta": {"content": "Hi", "own": [1]}, "finish_reason": None}]}),
+        sse({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    ]
+    up.queue(Stream(frames=[*frames, sse({**head, "choices": [], "usage": USAGE}), DONE]))
+    first = await ask(gw, "chat", stream=True, stream_options={"include_usage": True})
+    second = await ask(gw, "chat", stream=True)
+    assert second.headers["x-routerx-cache-hit"] == "true"
+    assert second.body == b"".join([*frames, DONE])
+    assert first.body != second.body
+
+
+@pytest.mark.parametrize(
+    ("said", "delta"),
+    [
+        ({"functions": [FUNCTION]}, {"function_call": {"name": "weather", "arguments": "{}"}}),
+        ({"modalities": ["text", "audio"]}, {"audio": {"id": "a", "data": "AAAA"}}),
+    ],
+    ids=["old calls", "audio"],
+)
+async def test_what_cannot_be_put_together_is_asked_again(
+    gw: Gateway, up: ScriptedUpstream, said: dict[str, Any], delta: dict[str, Any]
+) -> None:
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    finish = "function_call" if "functions" in said else "stop"
+    deltas = [{"role": "assistant", "content": "Hi"}, delta, {}]
+    chunks = [{**head, "choices": [{"index": 0, "delta": one, "finish_reason": None}]} for one in deltas]
+    chunks[-1]["choices"][0]["finish_reason"] = finish  # type: ignore[index]
+    up.queue(Stream(frames=[*map(sse, chunks), DONE]), whole(calls=False))
+    replies = [
+        await gw.ask("POST", "/v1/chat/completions", {**CHAT, **said, "stream": stream}, headers=CACHE)
+        for stream in (True, True, False)
+    ]
+    assert [reply.headers["x-routerx-cache-hit"] for reply in replies] == ["false", "true", "false"]
+
+
+async def test_sounds_are_told_again_as_they_were(tmp_path: Path, up: ScriptedUpstream) -> None:
+    value = config(up.url)
+    value["models"]["voice"] = {"kind": "speech", "endpoints": [{"provider": "up", "price": {"request": 1}}]}
+    up.default = Json(b"ID3" + bytes(200), headers={"content-type": "audio/mpeg"})
+    async with running(tmp_path, value) as gw:
+        said = {"model": "voice", "input": "Hello", "voice": "alloy"}
+        first, second = [await gw.ask("POST", "/v1/audio/speech", said, headers=CACHE) for _ in range(2)]
+        assert (first.status, second.headers["x-routerx-cache-hit"]) == (200, "true")
+        assert second.body == first.body
+        assert second.headers["content-type"] == first.headers["content-type"] == "audio/mpeg"
+        assert float(second.headers["x-routerx-cost-usd"]) == 0
