@@ -273,6 +273,12 @@ def _transfers(transfers: tuple[TransferView, ...]) -> None:
 def _transfer(row: TransferView) -> None:
     verb = "Credited" if row.amount_nano > 0 else "Took"
     amount = money(row.amount_usd.removeprefix("-"))
+    if row.repeated:
+        render.say(f"Nothing is credited now: {row.kind} no. {row.id} of {amount} has this reference.")
+        render.facts(
+            [("tenant", row.tenant), ("credited", render.when(row.at)), ("balance then", money(row.balance_usd))]
+        )
+        return
     render.say(f"{verb} {amount}, {row.kind} no. {row.id}.")
     render.facts([("tenant", row.tenant), ("balance", money(row.balance_usd))])
 

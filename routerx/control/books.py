@@ -18,7 +18,7 @@ from routerx.control.book_values import (
     PruneView,
     RerateView,
 )
-from routerx.control.keys import short_text
+from routerx.control.keys import reference_text, short_text
 from routerx.control.lookup import require
 from routerx.control.values import TransferView
 from routerx.domain.model import DatedPrice
@@ -43,7 +43,7 @@ class BookOperations:
             (tenant, new.request_id),
             None if new.amount is None else _amount(new.amount),
             actor=actor,
-            reference=short_text(new.reference, "reference"),
+            reference=reference_text(new.reference),
             note=short_text(new.note, "note"),
         )
         return views.transfer_view(row)

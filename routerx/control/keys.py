@@ -148,6 +148,15 @@ def short_text(text: str | None, param: str) -> str | None:
     return text or None
 
 
+def reference_text(text: str | None) -> str | None:
+    """A reference that makes a payment count once. An empty one is refused: whoever gives it means to be protected, and
+    without a reference the same payment would be credited each time."""
+    found = short_text(text, "reference")
+    if text is not None and found is None:
+        raise InvalidParameter("reference is empty; name the payment, or leave it out.", param="reference")
+    return found
+
+
 def _patterns(allow: tuple[str, ...]) -> tuple[str, ...]:
     if len(allow) > PATTERNS_MAX or any(not 0 < len(one.strip()) <= PATTERN_CHARS_MAX for one in allow):
         raise InvalidParameter(

@@ -109,6 +109,8 @@ class TransferView(msgspec.Struct, frozen=True):
     reference: str | None
     actor: str | None
     note: str | None
+    repeated: bool = False
+    """The reference was known: nothing was moved now, and this is the transfer of then."""
 
 
 class AuditView(msgspec.Struct, frozen=True):

@@ -117,6 +117,7 @@ def transfer_view(row: TransferRow) -> TransferView:
         reference=row.reference,
         actor=row.actor,
         note=row.note,
+        repeated=row.repeated,
     )
 
 

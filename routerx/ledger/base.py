@@ -53,6 +53,8 @@ class TransferRow(msgspec.Struct, frozen=True):
     reference: str | None
     actor: str | None
     note: str | None
+    repeated: bool = False
+    """Its reference was known: nothing was moved now, and this is the transfer of then."""
 
 
 class TenantFunds(msgspec.Struct, frozen=True):

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from routerx.clock import Clock
 from routerx.errors import Conflict, InvalidParameter, RouterXError
 from routerx.ids import new_id
@@ -208,6 +210,6 @@ def row_of(result: object) -> TransferRow:
     if isinstance(result, RouterXError):
         raise result
     assert isinstance(result, tuple)
-    row, _ = result
+    row, is_new = result
     assert isinstance(row, TransferRow)
-    return row
+    return row if is_new else msgspec.structs.replace(row, repeated=True)

@@ -82,12 +82,61 @@ def test_a_charge_is_refunded_in_parts_and_never_beyond_it() -> None:
     part = run_json("tenants", "refund", "acme", "req_1", "--amount", "0.001", "--ref", "t-1", "--note", "slow")
     assert (part["kind"], part["amount_usd"], part["request_id"], part["note"]) == ("refund", "0.001", "req_1", "slow")
     again = run_json("tenants", "refund", "acme", "req_1", "--amount", "0.001", "--ref", "t-1", "--note", "slow")
-    assert again == part
+    assert again == part | {"repeated": True}
+    told = run("tenants", "refund", "acme", "req_1", "--amount", "0.001", "--ref", "t-1", "--note", "slow")
+    assert f"refund no. {part['id']} of $0.001 has this reference" in told.stderr
+    blank = run("tenants", "refund", "acme", "req_1", "--ref", " ", "--note", "slow", exit_code=1)
+    assert "reference is empty" in blank.stderr
     rest = run_json("tenants", "refund", "acme", "req_1", "--note", "wrong")
     assert rest["amount_nano"] == COST - USD // 1000
     refused = run("tenants", "refund", "acme", "req_1", "--amount", "0.001", "--note", "more", exit_code=1)
     assert "at most $0.00 can be refunded" in refused.stderr
     run("ledger", "verify")
+
+
+def test_a_payment_is_credited_once_and_the_second_time_says_so() -> None:
+    credited = run_json("tenants", "topup", "acme", "1_000.000000001", "--ref", "bank-7")
+    assert (credited["amount_usd"], credited["repeated"]) == ("1000.000000001", False)
+    run("tenants", "topup", "acme", "5")
+    again = run("tenants", "topup", "acme", "$1000.000000001", "--ref", " bank-7 ")
+    assert f"Nothing is credited now: topup no. {credited['id']} of $1000.000000001" in again.stderr
+    assert f"balance then  ${credited['balance_usd']}" in again.stdout
+    for amount in ("1000", "1000.000000002"):
+        assert "'bank-7' is taken" in run("tenants", "topup", "acme", amount, "--ref", "bank-7", exit_code=1).stderr
+    run("ledger", "verify")
+
+
+@pytest.mark.parametrize("reference", ["", " ", "\t"])
+def test_an_empty_reference_is_no_protection_and_refused(reference: str) -> None:
+    """A script whose variable is not set would credit the same payment each time."""
+    before = run_json("tenants", "show", "acme")["funds"]["balance_nano"]
+    assert "reference is empty" in run("tenants", "topup", "acme", "5", "--ref", reference, exit_code=1).stderr
+    assert run_json("tenants", "show", "acme")["funds"]["balance_nano"] == before
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        "1e9",
+        "1E2",
+        "inf",
+        "nan",
+        "1,000",
+        "0.0000000001",
+        "١٢",
+        "１２",
+        "+5",
+        ".5",
+        "5.",
+        "",
+        "0x10",
+        "5 USD",
+        "9223372036",
+    ],
+)
+def test_what_is_no_exact_amount_moves_nothing(amount: str) -> None:
+    for verb in ("topup", "adjust"):
+        run("tenants", verb, "acme", "--", amount, exit_code=2)
 
 
 def test_requests_are_re_rated_to_the_price_of_the_configuration() -> None:
@@ -178,7 +227,7 @@ async def test_books_are_kept_over_http(folder: Path, api: aiohttp.ClientSession
     refund = {"request_id": "req_1", "reference": "t-1", "note": "slow"}
     first = await post(api, "tenants/acme/refund", refund)
     assert (first["amount_nano"], first["actor"]) == (COST, "admin")
-    assert await post(api, "tenants/acme/refund", refund) == first
+    assert await post(api, "tenants/acme/refund", refund) == first | {"repeated": True}
     assert (await post(api, "tenants/acme/refund", {"request_id": "req_9"}, 404))["error"]["code"] == "not_found"
     assert (await post(api, "tenants/acme/refund", {"request_id": "req_1"}, 409))["error"]["code"] == "conflict"
 

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,13 +69,13 @@ async def test_a_refund_is_made_once_per_reference(tmp_path: Path):
         await ledger.sync_tenants([ACME])
         done, other = await pay(ledger, ACME, USD), await pay(ledger, ACME, USD)
         first = await refund(ledger, done.id, 5, "case-1")
-        assert await refund(ledger, done.id, 5, "case-1") == first
+        assert await refund(ledger, done.id, 5, "case-1") == msgspec.structs.replace(first, repeated=True)
         with pytest.raises(Conflict, match="'case-1' is taken"):
             await refund(ledger, done.id, 6, "case-1")
         with pytest.raises(Conflict, match="'case-1' is taken"):
             await refund(ledger, other.id, 5, "case-1")
         whole = await refund(ledger, other.id)
-        assert await refund(ledger, other.id) == whole, "all that is left is given back once"
+        assert (await refund(ledger, other.id)).id == whole.id, "all that is left is given back once"
         with pytest.raises(Conflict):
             await ledger.top_up("acme", 5, actor="op", reference="case-1", note=None)
         assert ledger.funds("acme").balance_nano == 9 * USD + 5
