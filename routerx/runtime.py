@@ -186,6 +186,7 @@ class Runtime:
             synchronous=server.ledger_synchronous,
             log_retention_days=server.log_retention_days,
             retention_days=server.retention_days,
+            ballast_bytes=server.ledger_ballast_bytes,
             keyring=self.keyring,
         )
         ledger = await open_ledger(options, self.clock)

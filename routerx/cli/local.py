@@ -170,6 +170,7 @@ class LocalAccess:
                 path=server.ledger_path,
                 synchronous=server.ledger_synchronous,
                 log_retention_days=server.log_retention_days,
+                ballast_bytes=server.ledger_ballast_bytes,
                 keyring=Keyring(server.vault_keys, server.data_dir),
             )
             self._ledger = await open_ledger(options, clock)

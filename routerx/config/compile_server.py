@@ -47,6 +47,7 @@ def compile_server(run: Compilation) -> ServerConfig:
         ledger_synchronous=run.config.ledger.synchronous,
         log_retention_days=run.config.ledger.log_retention,
         retention_days=run.config.ledger.retention,
+        ledger_ballast_bytes=run.config.ledger.ballast,
         egress=_egress(run),
         keep_alive_s=block.keep_alive,
         health_interval_s=(

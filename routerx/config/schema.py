@@ -148,6 +148,9 @@ class LedgerBlock(Block):
         Field(description="How long the books keep the rows of requests, in whole days; their charges stay for ever."),
     ] = None
     log_retention: Annotated[Days, Field(description="How long the detail of requests is kept, in whole days.")] = 30
+    ballast: Annotated[
+        Size, Field(description="Kept free by a file beside the ledger, for what is under way when the disk is full.")
+    ] = 16 * 1024 * 1024
 
 
 class KeyEntry(ShortBlock):

@@ -43,6 +43,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     ledger_synchronous: str = "full"
     log_retention_days: int = 30
     retention_days: int | None = None
+    ledger_ballast_bytes: int = 16 * 1024 * 1024
     egress: EgressPolicy = EgressPolicy()
     keep_alive_s: float = 15.0
     """Silence after which a caller who waits for a stream gets a comment."""
@@ -66,6 +67,7 @@ RESTART_ONLY = frozenset(
         "answers_disk_bytes_max",
         "ledger_path",
         "ledger_synchronous",
+        "ledger_ballast_bytes",
         "connections_max",
         "log_level",
     }

@@ -36,7 +36,7 @@ class Trouble(Enum):
     BUSY = "busy"
     """Another program holds the database."""
     FULL = "full"
-    """No space: the ballast may help once."""
+    """No space: there may be room to be made."""
     DEVICE = "device"
     """I/O error or a damaged file: nothing that this connection says is believed any more."""
     POISON = "poison"
@@ -50,7 +50,7 @@ def classify(error: Exception) -> Trouble:
         primary = code & 0xFF
         if primary in _BUSY:
             return Trouble.BUSY
-        if primary == sqlite3.SQLITE_FULL:
+        if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:  # The index of the WAL grows, too.
             return Trouble.FULL
         if primary in _DEVICE:
             return Trouble.DEVICE
@@ -161,13 +161,17 @@ class Storage:
             self._ballast.unlink(missing_ok=True)
             log.warning("no room for the ledger's ballast file: %s", error)
 
-    def release_ballast(self) -> bool:
-        """Give the ballast up; False when it is gone already."""
-        if not self._ballast.exists():
-            return False
-        log.error("the disk is full; the ledger gives up its ballast of %d bytes", self._options.ballast_bytes)
-        self._ballast.unlink()
-        return True
+    def make_room(self) -> None:
+        """The disk is full: give up the ballast, and move the WAL into the database, so that it is written from its
+        beginning again. From now on new work is refused, if the ballast is all that is free."""
+        try:
+            if self._ballast.exists():
+                log.error("the disk is full; the ledger gives up its ballast of %d bytes", _size(str(self._ballast)))
+                self._ballast.unlink()
+            self.checkpoint("RESTART")
+            self.look()
+        except OSError as error:
+            log.error("the ledger cannot make room: %s", error)
 
 
 def _identity(path: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:

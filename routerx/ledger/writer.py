@@ -220,7 +220,9 @@ class Writer:
                 self._refuse(self._why(trouble))
                 return tries < BUSY_TRIES_MAX
             case Trouble.FULL:
-                return tries == 1 and self._storage.release_ballast()
+                if tries == 1:
+                    self._storage.make_room()
+                return tries == 1
             case Trouble.DEVICE:
                 return tries == 1 and self._storage.open
             case Trouble.POISON:

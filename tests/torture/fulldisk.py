@@ -1,7 +1,8 @@
 """No room for the books under load, for a while: nothing is lost, and it goes on by itself once there is.
 
-Twice: with the data on a small file system that is kept filled to its last byte, where mounting one is allowed, and
-with a limit on the size of files, behind which every write fails with an I/O error.
+With the data on a small file system that is kept filled to its last byte, where mounting one is allowed, and with a
+limit on the size of files, behind which every write fails with an I/O error. And with a file system that is filled up
+once while a crowd waits for its answers: what is kept in reserve has to be enough for all of them.
 """
 
 import asyncio
@@ -13,14 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from routerx.ledger.storage import BALLAST_NAME
+from tests.torture import world
 from tests.torture.arena import Arena, Report, arena, load
+from tests.torture.client import Caller, Saw
 from tests.torture.driver import Load
+from tests.torture.oracle import MARKUP_BP, PRICED_PER_REQUEST
 from tests.torture.processes import Zygote
 
 ABORTS = 0.05
 DISK_BYTES = 112 * 2**20
 """More than the gateway wants to have free at a start, by little."""
 
+CROWD = 150
 BLOCK = bytes(2**16)
 BEFORE_S, FULL_S, AFTER_S = 0.4, 1.0, 0.4
 RECOVERY_S_MAX = 20.0
@@ -30,7 +36,7 @@ LIMIT_BYTES = 16_384
 
 
 async def prove_full_disk(folder: Path, seed: int, zygote: Zygote) -> Report:
-    """Both ways of having no room."""
+    """Every way of having no room."""
     report = Report(f"no room for the books (seed {seed})")
     async with arena(folder / "limit", seed, zygote) as made:
         await _round(made, report, "a limit on files", (lambda: _limit(made, LIMIT_BYTES), lambda: _limit(made, None)))
@@ -43,7 +49,55 @@ async def prove_full_disk(folder: Path, seed: int, zygote: Zygote) -> Report:
                 await _round(made, report, "a full disk", (lambda: _fill(filler), filler.unlink))
             else:
                 report.figures["a full disk"] = "not done: mounting is not allowed here"
+    async with arena(folder / "once", seed, zygote) as made:
+        data = made.folder / "data"
+        data.mkdir(mode=0o700)
+        with _small_disk(data) as is_mounted:
+            if is_mounted:
+                await _filled_once(made, report, data)
     return report
+
+
+async def _filled_once(made: Arena, report: Report, data: Path) -> None:
+    """All whose request has gone to the provider are answered and charged; nobody else is let in until there is room,
+    and then there is a reserve again."""
+    name, found = "a disk that is filled up once", []
+    filler, ballast = data / FILLER, data / BALLAST_NAME
+    async with load(made, aborts=0.0) as lanes:
+        await made.gateway.start()
+        lanes.port = made.gateway.port
+        callers = [Caller() for _ in range(CROWD)]
+        crowd = asyncio.gather(*(_one(lanes, caller, n) for n, caller in enumerate(callers)))
+        while len(made.evidence().dispatched) < CROWD:  # noqa: ASYNC110 A journal has no event to wait for.
+            await asyncio.sleep(POLL_S)
+        _fill(filler)
+        saws = await crowd
+        late = await _one(lanes, callers[0], 0)
+        if any(saw.end != "complete" for saw in saws):
+            found.append(f"those under way were not all served: {Counter(saw.code for saw in saws)}")
+        if late.code != "storage_unavailable":
+            found.append(f"a late request was not turned away: {late}")
+        if ballast.exists():
+            found.append("nothing has become of the ballast")
+        filler.unlink()
+        lanes.open(made.gateway.port)
+        recovery_s = await _recovered(made, lanes)
+        lanes.close_gate()
+        await lanes.quiet()
+        for caller in callers:
+            caller.close()
+        if not ballast.exists() or recovery_s >= RECOVERY_S_MAX:
+            found.append(f"{recovery_s:.0f} s later it does not serve, or has no ballast: {await _trouble(made)}")
+        found += await made.restless() + await made.stop() + made.verdict()
+    report.figures[name] = f"{len(saws)} under way, all complete; serves again after {recovery_s:.2f} s"
+    report.violations += [f"{name}: {line}" for line in found]
+
+
+async def _one(lanes: Load, caller: Caller, lane: int) -> Saw:
+    """A call that is slow to be answered, by a tenant whose price has no markup."""
+    tenants = len(MARKUP_BP)
+    lane = lane * tenants % (world.LANES - world.LANES % tenants)
+    return await lanes.one(caller, world.lane_key(lane), world.tenant_of(lane), PRICED_PER_REQUEST)
 
 
 async def _round(made: Arena, report: Report, name: str, how: tuple[Callable[[], None], Callable[[], None]]) -> None:

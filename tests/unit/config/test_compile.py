@@ -62,7 +62,7 @@ server:
   log_level: debug
   admin_keys: ["${env:ADMIN}"]
   vault_keys: ["${env:VAULT}", "${env:OLD_VAULT:-}"]
-ledger: {path: books.db, synchronous: normal, log_retention: 7d, retention: 90d}
+ledger: {path: books.db, synchronous: normal, log_retention: 7d, retention: 90d, ballast: 2MiB}
 """
     env = {**WITH_KEY, "ADMIN": "an-admin-key-of-some-length", "VAULT": "v" * 32}
     snapshot = folder.load(text, env)
@@ -89,6 +89,7 @@ ledger: {path: books.db, synchronous: normal, log_retention: 7d, retention: 90d}
         ledger_synchronous="normal",
         log_retention_days=7,
         retention_days=90,
+        ledger_ballast_bytes=2 * 2**20,
     )
 
 

@@ -49,6 +49,44 @@ async def test_a_full_disk_gives_the_ballast_up_and_goes_on(tmp_path: Path):
         assert (await ledger.verify()).violations == ()
 
 
+async def test_what_the_ballast_leaves_is_for_what_is_under_way(tmp_path: Path):
+    fault = Fault()
+    async with opened(tmp_path, connect=fault.connect, ballast_bytes=4096, free_bytes_min=2**62) as ledger:
+        await ledger.sync_tenants([ACME])
+        await settled(ledger)
+        running = [ledger.hold(ACME, USD) for _ in range(3)]
+        fault.set(sqlite3.SQLITE_FULL, times=1)
+        await ledger.settle(record(USD), running[0]).durable
+        async with asyncio.timeout(5):
+            while ledger.health().ok:  # noqa: ASYNC110 - the writer is a thread.
+                await asyncio.sleep(0.001)
+        with pytest.raises(StorageUnavailable, match="nearly full"):
+            ledger.hold(ACME, USD)
+        for hold in running[1:]:
+            await ledger.settle(record(USD), hold).durable
+        assert ledger.funds("acme").balance_nano == 7 * USD
+
+
+async def test_a_full_disk_takes_what_fits_into_the_files_as_they_are(tmp_path: Path):
+    """A WAL whose content is in the database is written from its beginning again."""
+    fault = Fault()
+    said: list[str] = []
+    async with opened(tmp_path, connect=fault.connect) as ledger:
+        await ledger.sync_tenants([ACME])
+        await settled(ledger)
+        strike = fault.strike
+
+        def recorded(connection: sqlite3.Connection, sql: str) -> None:
+            if sql.startswith(("COMMIT", "PRAGMA wal")):
+                said.append(sql)
+            strike(connection, sql)
+
+        fault.strike = recorded
+        fault.set(sqlite3.SQLITE_FULL, times=1)
+        await pay(ledger, ACME, USD)
+        assert said == ["COMMIT", "PRAGMA wal_checkpoint(RESTART)", "COMMIT"]
+
+
 async def test_a_disk_that_stays_full_refuses_new_work_and_takes_the_charge_back(tmp_path: Path):
     fault, clock = Fault(), ManualClock()
     async with opened(tmp_path, clock, fault.connect) as ledger:
@@ -247,7 +285,7 @@ async def test_a_floor_that_could_not_be_written_is_written_by_the_next_hold(tmp
     fault, clock = Fault(), ManualClock()
     big = tenant("big", billing=Billing.POSTPAID)
     async with opened(tmp_path, clock, fault.connect) as ledger:
-        fault.set(sqlite3.SQLITE_FULL, times=1)
+        fault.set(sqlite3.SQLITE_FULL, times=2)
         await ledger.sync_tenants([big])
         await settled(ledger)
         await recovered(ledger, clock)
