@@ -4,10 +4,12 @@ import msgspec
 
 from routerx.config.compilation import Compilation
 from routerx.config.compile_server import digest_of, exposed_at
+from routerx.config.prices import pico_per_token
 from routerx.config.problems import Path
-from routerx.config.schema import LimitsBlock, PlanEntry, TenantEntry, TenantKeyEntry
+from routerx.config.schema_customers import LimitsBlock, PlanEntry, TenantEntry, TenantKeyEntry
 from routerx.config.snapshot import ServerConfig
 from routerx.domain.policy import Policy
+from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import Billing, KeyTerms, Limits, OnUnpriced, Plan, Principal, Tenant
 from routerx.secrets import API_KEY_CHARS_MAX, key_digest, key_id
 
@@ -27,9 +29,9 @@ class Customers(msgspec.Struct, frozen=True):
 
 def compile_tenants(run: Compilation, server: ServerConfig, policies: dict[str, Policy]) -> Customers:
     """All tenants with their plans and declared keys."""
-    plans = {name: _plan(name, entry) for name, entry in run.config.plans.items()}
+    plans = {name: _plan(run, name, entry) for name, entry in run.config.plans.items()}
     if DEFAULT_PLAN not in run.declared["plans"]:
-        plans[DEFAULT_PLAN] = _plan(DEFAULT_PLAN, PlanEntry())
+        plans[DEFAULT_PLAN] = _plan(run, DEFAULT_PLAN, PlanEntry())
     tenants: dict[str, Tenant] = {}
     for name, entry in run.config.tenants.items():
         path: Path = ("tenants", name)
@@ -52,7 +54,7 @@ def compile_tenants(run: Compilation, server: ServerConfig, policies: dict[str, 
     return Customers(plans=plans, tenants=tenants, keys=_keys(run, server, tenants))
 
 
-def _plan(name: str, entry: PlanEntry) -> Plan:
+def _plan(run: Compilation, name: str, entry: PlanEntry) -> Plan:
     on_unpriced = entry.on_unpriced
     if on_unpriced is None:
         on_unpriced = OnUnpriced.ALLOW_FLAGGED if entry.billing is Billing.OFF else OnUnpriced.DENY
@@ -65,8 +67,26 @@ def _plan(name: str, entry: PlanEntry) -> Plan:
         spend_limit=entry.spend_limit,
         free_suffix=entry.free_suffix,
         on_unpriced=on_unpriced,
+        unpriced_price=_stand_in(run, name, entry, on_unpriced),
         hold_output_tokens=entry.hold_output_tokens,
         on_disconnect=entry.on_disconnect,
+        bill_empty=entry.bill_empty,
+    )
+
+
+def _stand_in(run: Compilation, name: str, entry: PlanEntry, on_unpriced: OnUnpriced) -> PriceCard | None:
+    """What models without a price are charged by."""
+    path: Path = ("plans", name, "unpriced_price")
+    if entry.unpriced_price is None:
+        if on_unpriced is OnUnpriced.HOLD_ESTIMATE:
+            run.problems.add(path[:-1], "has on_unpriced: hold_estimate and no unpriced_price to go by", value=False)
+        return None
+    if on_unpriced is not OnUnpriced.HOLD_ESTIMATE:
+        run.problems.add(path, "is only gone by with on_unpriced: hold_estimate", value=False)
+    block = entry.unpriced_price
+    return PriceCard(
+        input_pico=pico_per_token(block.input, "1M", (*path, "input"), run.problems),
+        output_pico=pico_per_token(block.output, "1M", (*path, "output"), run.problems),
     )
 
 

@@ -111,11 +111,11 @@ def _picos(block: TierPriceBlock | LongPriceBlock, per: str, path: Path, problem
     for key, field in _TOKEN_PRICES.items():
         text: str | None = getattr(block, key, None)
         if text is not None:
-            picos[field] = _pico(text, per, (*path, key), problems)
+            picos[field] = pico_per_token(text, per, (*path, key), problems)
     return picos
 
 
-def _pico(text: str, per: str, path: Path, problems: Problems) -> int:
+def pico_per_token(text: str, per: str, path: Path, problems: Problems) -> int:
     factor = 1_000 if per == "1k" else 1
     plain = Decimal(text.removeprefix("$").replace("_", "")) * factor
     try:

@@ -45,6 +45,8 @@ class Reply(msgspec.Struct, frozen=True):
     """What to call a body that is no JSON, fit for a header."""
     tier: str | None = None
     """The service tier that it names, as pricing.tier_name() gives it."""
+    empty: bool = False
+    """It ended of its own accord and says nothing: no text, no thoughts, no calls, no media."""
 
 
 class StreamTap(Protocol):
@@ -72,6 +74,11 @@ class StreamTap(Protocol):
     """The service tier that it names, as pricing.tier_name() gives it; the last one that it named."""
     missing_done: bool
     """The answer was whole but its end mark never came; close() has added one to `terminal` (FAULTS.md 15)."""
+
+    @property
+    def empty(self) -> bool:
+        """As Reply.empty, of what has come so far."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """Forwardable bytes, always whole frames, equal to the upstream's (minus a usage frame we asked for)."""

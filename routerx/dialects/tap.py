@@ -12,6 +12,7 @@ from routerx.dialects.base import (
     StreamDecoder,
     StreamEncoder,
 )
+from routerx.domain.chat import Finish
 from routerx.domain.events import (
     Began,
     Cited,
@@ -58,6 +59,10 @@ class EventTap:
         self.tier: str | None = None
         self.output_chars = 0
         self.missing_done = False
+        self._stopped = True
+        """Nothing has finished for another reason than that it was at its end."""
+        self._made = False
+        """Something came that is no text."""
         self._decoder = decoder
         self._splitter = splitter
         self._encoder = encoder
@@ -70,6 +75,10 @@ class EventTap:
         self._withheld: list[bytes] = []
         """Of `terminal`, not yet joined to it: frames may be many and small."""
         self._withheld_bytes = 0
+
+    @property
+    def empty(self) -> bool:
+        return self._stopped and not self._made and self.output_chars == 0
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -157,10 +166,12 @@ class EventTap:
             case ToolCallStarted():
                 self._begun.add(event.choice)
                 self._generated(event.name)
+                self._made = True
             case ReasoningSigned() | MediaMade() | OpaqueMade():
-                self.has_content = True
+                self.has_content = self._made = True
             case Finished():
                 self.has_content = True
+                self._stopped = self._stopped and event.finish is Finish.STOP
                 self._finished_choices.add(event.choice)
                 self.finished = len(self._finished_choices) >= self._choices
             case Reported():
@@ -225,7 +236,7 @@ class EventTap:
 def judged(events: Iterable[Event]) -> Reply | Failure:
     """What the gateway learns from a whole answer that is told as events (base.Dialect.read_reply)."""
     usage: Usage | None = None
-    anomaly = seen = False
+    anomaly = seen = made = cut = False
     model: str | None = None
     tier: str | None = None
     size = 0
@@ -235,8 +246,10 @@ def judged(events: Iterable[Event]) -> Reply | Failure:
                 size += len(event.text.encode("utf-8", "replace"))
             case ToolCallDelta():
                 size += len(event.arguments.encode("utf-8", "replace"))
-            case Finished() | MediaMade() | OpaqueMade() | ToolCallStarted():
-                seen = True
+            case Finished():
+                seen, cut = True, cut or event.finish is not Finish.STOP
+            case MediaMade() | OpaqueMade() | ToolCallStarted():
+                seen = made = True
             case Reported():
                 usage, anomaly = event.usage, anomaly or event.anomaly
                 tier = event.tier if event.tier is not None else tier
@@ -246,9 +259,10 @@ def judged(events: Iterable[Event]) -> Reply | Failure:
                 return event.failure
     if not (size or seen or usage is not None):
         return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
+    empty = not (size or made or cut)
     if usage is not None and usage.output_tokens:
         size = 0
-    return Reply(usage, anomaly or (usage is not None and size > 0), model, size, tier=tier)
+    return Reply(usage, anomaly or (usage is not None and size > 0), model, size, tier=tier, empty=empty)
 
 
 def _oversized(what: str) -> Failure:

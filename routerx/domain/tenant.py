@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from routerx.domain.pricing import PriceCard
 from routerx.secrets import Secret
 
 
@@ -27,10 +28,22 @@ class FreeSuffix(StrEnum):
 
 
 class OnUnpriced(StrEnum):
-    """What to do with a model that has no price: refuse it, or serve it unbilled with the flag `unpriced`."""
+    """What to do with a model that has no price: refuse it, charge it by the plan's stand-in for a price, or serve it
+    unbilled. What is served has the flag `unpriced`."""
 
     DENY = "deny"
+    HOLD_ESTIMATE = "hold_estimate"
     ALLOW_FLAGGED = "allow_flagged"
+
+
+class BillEmpty(StrEnum):
+    """What an answer costs that is at its end and says nothing (MONEY.md row Y)."""
+
+    NEVER = "never"
+    INPUT = "input"
+    """The prompt."""
+    PROVIDER = "provider"
+    """What the provider reports, as for any answer."""
 
 
 class OnDisconnect(StrEnum):
@@ -80,9 +93,12 @@ class Plan(msgspec.Struct, frozen=True):
     spend_limit: SpendLimit | None = None
     free_suffix: FreeSuffix = FreeSuffix.ZERO_PRICED
     on_unpriced: OnUnpriced = OnUnpriced.DENY
+    unpriced_price: PriceCard | None = None
+    """The stand-in, where `on_unpriced` is `hold_estimate`."""
     hold_output_tokens: int = 4_096
     """Output tokens held for a request that sets no maximum of its own."""
     on_disconnect: OnDisconnect = OnDisconnect.AUTO
+    bill_empty: BillEmpty = BillEmpty.NEVER
 
 
 class Tenant(msgspec.Struct, frozen=True):

@@ -247,7 +247,7 @@ class Gateway:
         """The answering endpoint decides the terms (MONEY.md rows L and R)."""
         ctx.committed = commit
         ctx.billing, ctx.terms = commit.candidate.billing, commit.candidate.terms
-        if ctx.terms is None:
+        if commit.candidate.endpoint.price is None:
             ctx.flags.append("unpriced")
         if commit.candidate.own_key:
             ctx.flags.append("byok")

@@ -1,6 +1,6 @@
 """Step 10 of the road: from what happened to what is owed and written. Synchronous, and once per request.
 
-The charge policy (MONEY.md section 4) is `consumption`: rows A-E, G-I, K, L, P and X, each a case of one function.
+The charge policy (MONEY.md section 4) is `_consumption`: each row is a case of it or of what it calls.
 """
 
 from typing import assert_never
@@ -14,6 +14,7 @@ from routerx.domain.failure import FailureKind
 from routerx.domain.model import Endpoint
 from routerx.domain.pricing import BP, PriceSnapshot, cost_nano, is_unpriced, served, usage_pico, with_markup
 from routerx.domain.record import AttemptRecord, BillingMode, Outcome, RequestRecord
+from routerx.domain.tenant import BillEmpty
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import TenantSuspended
 from routerx.gateway.context import BufferedCommit, RequestContext, StreamCommit
@@ -196,18 +197,24 @@ class Settler:
             return self._abandoned(ctx, now_s)
         if ctx.delivered:  # Rows H and K: an answer cut short is not charged, unless it is the caller who has no more
             # time, no more money, or no more right to it.
-            return self._delivered(ctx, charged=ctx.outcome in CUT_BY_CALLER)
+            charged = ctx.outcome in CUT_BY_CALLER
+            if charged:
+                ctx.flags.append("cancelled")
+            return self._delivered(ctx, charged=charged)
         return NOTHING  # Row G, and everything that was refused before it started.
 
     def _complete(self, ctx: RequestContext) -> Consumption:
-        """Rows A, B, C and I."""
+        """Rows A, B, C, I and Y."""
         committed = ctx.committed
         assert committed is not None
-        if _seen(committed).anomaly:
+        seen = _seen(committed)
+        if seen.anomaly:
             ctx.flags.append("anomaly")
         if isinstance(committed, StreamCommit) and committed.tap.missing_done:
             ctx.flags.append("missing_done")
         used = self._delivered(ctx, charged=True)
+        if seen.empty and "rescued" not in ctx.flags and ctx.peek is not None and ctx.peek.operation in GENERATING:
+            return _empty(ctx, used)
         if used.usage is not None and used.source is UsageSource.PROVIDER:
             self._learn(ctx, used.usage)
         return used
@@ -221,8 +228,9 @@ class Settler:
             case StreamCommit(tap=tap):
                 usage, chars = tap.usage, tap.output_chars
             case BufferedCommit(result=result, body=body):
-                # A text whose usage was reported has not been measured; its body is the next best measure.
-                usage, chars = result.usage, result.output_chars if result.usage is None else len(body)
+                # A text whose usage was reported is not always measured; its body is the next best measure.
+                measured = result.usage is None or result.output_chars > 0
+                usage, chars = result.usage, result.output_chars if measured else len(body)
             case _:
                 assert_never(committed)
         if isinstance(committed, StreamCommit) and committed.given_chars > 0:
@@ -288,6 +296,18 @@ def _of_tier(ctx: RequestContext, terms: PriceSnapshot) -> PriceSnapshot:
 
 def _seen(committed: BufferedCommit | StreamCommit) -> Reply | StreamTap:
     return committed.tap if isinstance(committed, StreamCommit) else committed.result
+
+
+def _empty(ctx: RequestContext, used: Consumption) -> Consumption:
+    """Row Y: the answer is whole, and nothing is in it."""
+    ctx.flags.append("empty")
+    match ctx.principal.tenant.plan.bill_empty:
+        case BillEmpty.NEVER:
+            return Consumption(used.usage, used.source, charged=False)
+        case BillEmpty.INPUT if used.usage is not None:
+            unsaid = dict.fromkeys(("out_text", "out_reasoning", "out_audio", "out_image"), 0)
+            return Consumption(msgspec.structs.replace(used.usage, **unsaid), used.source, charged=True)
+    return used
 
 
 def _is_whole(ctx: RequestContext) -> bool:

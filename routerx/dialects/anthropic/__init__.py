@@ -105,6 +105,9 @@ class _Count(msgspec.Struct, gc=False):
     error: Any = None
 
 
+_AT_ITS_END = ("end_turn", "stop_sequence", None)
+"""Stop reasons of an answer that nothing cut short."""
+
 _message_decoder = msgspec.json.Decoder(_Message)
 _count_decoder = msgspec.json.Decoder(_Count)
 _any_decoder = msgspec.json.Decoder()
@@ -118,7 +121,8 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
         return _in_disguise(body)
     if memoryview(message.content)[0] != 0x5B:
         return classify.foreign(content_type, body)
-    if decode_or_none(_any_decoder, message.content) == [] and not message.stop_reason:
+    blocks = decode_or_none(_any_decoder, message.content)
+    if blocks == [] and not message.stop_reason:
         return Failure(FailureKind.EMPTY, "The provider sent an answer without any content.")
     reports = UsageReader()
     reports.read(message.usage)
@@ -127,7 +131,18 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
         size = output_bytes(decode_answer(body, ""))
     zero_beside_content = usage is not None and size > 0
     model = message.model if isinstance(message.model, str) and message.model else None
-    return Reply(usage, reports.anomaly or zero_beside_content, model, size, tier=reports.tier)
+    return Reply(
+        usage,
+        reports.anomaly or zero_beside_content,
+        model,
+        size,
+        tier=reports.tier,
+        empty=message.stop_reason in _AT_ITS_END and all(_says_nothing(block) for block in blocks or ()),
+    )
+
+
+def _says_nothing(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "text" and block.get("text") in ("", None)
 
 
 def _read_count(body: bytes, content_type: str) -> Reply | Failure:

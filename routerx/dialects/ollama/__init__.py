@@ -84,7 +84,8 @@ def _read_answer(value: dict[str, Any], content_type: str, body: bytes) -> Reply
         size = sum(
             len(part.encode("utf-8", "replace") if isinstance(part, str) else jsonx.encode(part)) for part in made
         )
-    return Reply(usage, anomaly or (usage is not None and size > 0), _model(value), size)
+    empty = not made and value.get("done_reason") in (None, "stop")
+    return Reply(usage, anomaly or (usage is not None and size > 0), _model(value), size, empty=empty)
 
 
 def _read_embeddings(value: dict[str, Any], content_type: str, body: bytes) -> Reply | Failure:

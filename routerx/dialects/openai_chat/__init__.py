@@ -137,11 +137,14 @@ def _read_answer(body: bytes, content_type: str) -> Reply | Failure:
     if not answer.choices and reports.usage is None:
         return _in_disguise(body, content_type)
     usage, size = reports.usage, 0
-    if usage is None or usage.output_tokens == 0:
-        size = sum([message_bytes(choice.message) for choice in answer.choices or ()])
-    zero_beside_content = usage is not None and size > 0
+    choices = answer.choices or ()
+    # More tokens than the body has bytes may be thoughts that are not shown, or nonsense: then the text counts.
+    if usage is None or usage.output_tokens == 0 or usage.total_tokens > len(body):
+        size = sum([message_bytes(choice.message) for choice in choices])
+    zero_beside_content = usage is not None and usage.output_tokens == 0 and size > 0
     tier = None if answer.service_tier is None else tier_name(answer.service_tier)
-    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model), size, tier=tier)
+    empty = all(choice.empty for choice in choices)
+    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer.model), size, tier=tier, empty=empty)
 
 
 def _read_embeddings(body: bytes, content_type: str) -> Reply | Failure:

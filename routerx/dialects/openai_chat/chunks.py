@@ -10,6 +10,11 @@ import msgspec
 
 from routerx.dialects.leniently import ABSENT, decode_or_none
 
+STOP = "stop"
+"""The finish reason of an answer that was at its end."""
+EMPTY_BYTES_MAX = 512
+"""Of a message's JSON with all its keys and nothing in them."""
+
 
 class Output(msgspec.Struct, gc=False):
     """What a model made: `delta` of a chunk, `message` of a whole answer."""
@@ -67,6 +72,14 @@ class AnswerChoice(msgspec.Struct, gc=False):
     """One choice of a whole answer; the message stays unread, unless its size has to stand in for usage."""
 
     message: msgspec.Raw = ABSENT
+    finish_reason: Any = None
+
+    @property
+    def empty(self) -> bool:
+        """As Reply.empty. A message without anything in it is short: a longer one need not be read."""
+        if memoryview(self.message).nbytes > EMPTY_BYTES_MAX or self.finish_reason not in (None, "", STOP):
+            return False
+        return message_bytes(self.message) == 0
 
 
 class Answer(msgspec.Struct, gc=False):

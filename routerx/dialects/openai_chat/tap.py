@@ -9,7 +9,7 @@ from routerx import jsonx
 from routerx.dialects.base import EVENT_BYTES_MAX, TERMINAL_BYTES_MAX, Frame
 from routerx.dialects.classify import failure_in_band
 from routerx.dialects.leniently import ABSENT, decode_or_none, mend, one_line
-from routerx.dialects.openai_chat.chunks import Chunk, NamedChunk, Output, TierChunk, output_bytes
+from routerx.dialects.openai_chat.chunks import STOP, Chunk, NamedChunk, Output, TierChunk, output_bytes
 from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.dialects.sse import FrameSplitter
 from routerx.domain.failure import Failure, FailureKind
@@ -55,6 +55,8 @@ class OpenAITap:
         self.tier: str | None = None
         self.output_chars = 0
         self.missing_done = False
+        self._stopped = True
+        """Nothing has finished for another reason than that it was at its end."""
         self._choices = choices
         self._strip_usage = strip_usage
         self._finished_choices: set[int] = set()
@@ -63,6 +65,10 @@ class OpenAITap:
         self._reports = UsageReader(generates=True)
         self._splitter = FrameSplitter()
         self._decoder: msgspec.json.Decoder[Any] = _named_decoder
+
+    @property
+    def empty(self) -> bool:
+        return self._stopped and self.output_chars == 0
 
     def feed(self, data: bytes) -> bytes:
         if self._closed or self.done or self.failure is not None:
@@ -146,6 +152,7 @@ class OpenAITap:
                 self._measure(Output(content=choice.text))
             if choice.finish_reason:
                 self.has_content = True
+                self._stopped = self._stopped and choice.finish_reason == STOP
                 self._finished_choices.add(choice.index if isinstance(choice.index, int) else 0)
                 self.finished = len(self._finished_choices) >= self._choices
         return _Fate.WITHHOLD if self.finished else _Fate.FLOW

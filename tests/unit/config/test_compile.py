@@ -7,6 +7,7 @@ from routerx.domain.model import EVERYTHING, Capability, Kind, Origin
 from routerx.domain.policy import BreakerPolicy, Fence, Policy, RetryPolicy, Sort, Timeouts
 from routerx.domain.pricing import PriceCard
 from routerx.domain.tenant import (
+    BillEmpty,
     Billing,
     FreeSuffix,
     KeyTerms,
@@ -352,6 +353,32 @@ def test_a_plan_is_kept_as_written(folder: Folder):
     )
     assert plans["gratis"].on_unpriced is OnUnpriced.ALLOW_FLAGGED
     assert Plan(name="x").on_unpriced is OnUnpriced.DENY
+
+
+def test_a_plan_may_name_a_stand_in_for_prices_that_nobody_knows(folder: Folder):
+    text = "plans: {p: {on_unpriced: hold_estimate, unpriced_price: {input: 1.5, output: 6}, bill_empty: input}}\n"
+    plan = folder.load(text).plans["p"]
+    assert plan.on_unpriced is OnUnpriced.HOLD_ESTIMATE
+    assert plan.unpriced_price == PriceCard(1_500_000, 6_000_000)
+    assert plan.bill_empty is BillEmpty.INPUT
+
+
+@pytest.mark.parametrize(
+    ("plan", "problem"),
+    [
+        ("{on_unpriced: hold_estimate}", "plans.p: has on_unpriced: hold_estimate and no unpriced_price to go by"),
+        ("{unpriced_price: {input: 1, output: 1}}", "plans.p.unpriced_price: is only gone by with on_unpriced"),
+        ("{on_unpriced: hold_estimate, unpriced_price: {input: 1}}", "plans.p.unpriced_price.output"),
+        (
+            "{on_unpriced: hold_estimate, unpriced_price: {input: 1.1234567, output: 1}}",
+            "plans.p.unpriced_price.input",
+        ),
+    ],
+)
+def test_a_stand_in_that_makes_no_sense_is_named(folder: Folder, plan: str, problem: str):
+    with pytest.raises(ConfigError) as error:
+        folder.load(f"plans: {{p: {plan}}}\n")
+    assert problem in str(error.value)
 
 
 def test_tenants_and_their_keys(folder: Folder):

@@ -10,7 +10,7 @@ import msgspec
 from routerx.dialects import classify
 from routerx.dialects.base import Reply
 from routerx.dialects.leniently import ABSENT, decode_or_none
-from routerx.dialects.openai_chat.chunks import text_bytes
+from routerx.dialects.openai_chat.chunks import STOP, text_bytes
 from routerx.dialects.openai_chat.relay.usage import read_usage, seconds_of
 from routerx.dialects.openai_chat.usage import UsageReader
 from routerx.domain.call import Operation
@@ -28,6 +28,7 @@ _PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 
 class _Text(msgspec.Struct, gc=False):
     text: Any = None
+    finish_reason: Any = None
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -85,7 +86,8 @@ def _read_completion(answer: _Answer) -> Reply | None:
     if usage is None or usage.output_tokens == 0:
         size = sum(text_bytes(choice.text) for choice in answer.choices or ())
     zero_beside_content = usage is not None and size > 0
-    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer), size)
+    empty = all(not choice.text and choice.finish_reason in (None, STOP) for choice in answer.choices or ())
+    return Reply(usage, reports.anomaly or zero_beside_content, _model(answer), size, empty=empty)
 
 
 def _read_images(answer: _Answer) -> Reply | None:

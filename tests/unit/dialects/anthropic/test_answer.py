@@ -158,7 +158,7 @@ def test_without_usage_what_was_written_is_measured() -> None:
 def test_no_output_reported_beside_text_is_flagged() -> None:
     usage = {"input_tokens": 7, "output_tokens": 0}
     assert read(message(HELLO, usage=usage)) == Reply(Usage(in_fresh=7), True, "m1", 5)
-    assert read(message(usage=usage)) == Reply(Usage(in_fresh=7), served_model="m1")
+    assert read(message(usage=usage)) == Reply(Usage(in_fresh=7), served_model="m1", empty=True)
 
 
 def test_an_unusable_report_is_flagged() -> None:

@@ -267,7 +267,7 @@ def test_what_only_looks_like_an_answer_is_a_failure(body: Any, kind: FailureKin
 
 
 def test_an_empty_choice_list_with_usage_is_an_answer() -> None:
-    assert reply({"choices": [], "usage": usage(5, 0, 5)}) == Reply(Usage(in_fresh=5))
+    assert reply({"choices": [], "usage": usage(5, 0, 5)}) == Reply(Usage(in_fresh=5), empty=True)
 
 
 def test_an_answers_label_does_not_matter() -> None:
