@@ -97,6 +97,9 @@ def _row(model: ModelView, *, wide: bool) -> list[Cell]:
     words = [word for capability, word in _SHORT.items() if capability in able]
     if not wide and model.kind != Kind.CHAT:
         words.insert(0, model.kind)
+    change = min((one.next_price.at[:10] for one in model.endpoints if one.next_price is not None), default=None)
+    if change is not None:
+        words.append(f"(new price {change})")
     return [*row, " ".join(words) or None]
 
 

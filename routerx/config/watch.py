@@ -62,6 +62,8 @@ class ReloadStatus(msgspec.Struct, frozen=True):
     """Fields of ServerConfig that differ from those the process was started with."""
     refused: int = 0
     """Configurations refused since the start."""
+    price_changes: int = 0
+    """Of the generations, those that the clock made: no file was read for them."""
 
 
 class ConfigWatcher:
@@ -193,6 +195,7 @@ class ConfigWatcher:
             applied_at_ns=self._clock.now_ns(),
             restart_needed=_changed(self._started_with, snapshot.server),
             refused=self.status.refused,
+            price_changes=self.status.price_changes,
         )
         log.info("configuration %d is live", snapshot.generation)
         if self.status.restart_needed:
@@ -257,7 +260,12 @@ class ConfigWatcher:
         snapshot, changed = repriced(self._holder.current, now_ns)
         self._holder.current = snapshot
         self._has_new_prices = True
-        self.status = msgspec.structs.replace(self.status, generation=snapshot.generation, applied_at_ns=now_ns)
+        self.status = msgspec.structs.replace(
+            self.status,
+            generation=snapshot.generation,
+            applied_at_ns=now_ns,
+            price_changes=self.status.price_changes + 1,
+        )
         told = ", ".join(changed[:PRICES_TOLD_MAX])
         more = "" if len(changed) <= PRICES_TOLD_MAX else f" and {len(changed) - PRICES_TOLD_MAX} more"
         log.info("configuration %d is live: prices have changed, of %s%s", snapshot.generation, told, more)

@@ -186,11 +186,11 @@ class Operations:
         changes = {key: None if value is None else str(value) for key, value in given.items()}
         if not changes:
             raise InvalidParameter("There is nothing to change; name at least one limit.")
-        before = self._snapshot.generation
+        before = self._loads()
         written = await self._configuration.limit_tenant(name, changes)
         if written is not None:
             status = await self._configuration.reload()
-            if self._snapshot.generation == before:
+            if self._loads() == before:
                 await self._configuration.take_back(written)
                 await self._configuration.reload()
                 raise Conflict(f"Nothing was changed, because the configuration would be refused: {status.error}")
@@ -305,6 +305,10 @@ class Operations:
         )
 
     # --- helpers
+
+    def _loads(self) -> int:
+        """How many configurations the files have made; prices change by the clock as well."""
+        return self._snapshot.generation - self._configuration.state().price_changes
 
     @property
     def _snapshot(self) -> Snapshot:

@@ -41,7 +41,7 @@ class ProviderFiles:
     async def apply(self, edit: ProviderEdit) -> None:
         """Make a change, live when this returns. Raises Conflict, and NotFound, where nothing was changed."""
         async with self._turn:
-            before = self._holder.current
+            before, changes = self._holder.current, self._configuration.state().price_changes
             written = await asyncio.to_thread(apply_edit, self._path, edit)
             if written is None:
                 return
@@ -50,7 +50,9 @@ class ProviderFiles:
             except BaseException:
                 await self._undo(written)
                 raise
-            refusal = status.error if self._holder.current.generation == before.generation else None
+            # Prices may have changed meanwhile, which makes a generation, too.
+            loads = self._holder.current.generation - before.generation - (status.price_changes - changes)
+            refusal = status.error if loads == 0 else None
             if refusal is None and (mocked := _newly_mocked(before, self._holder.current)):
                 refusal = (
                     f"no key would be left, and the built-in mock would answer for {', '.join(mocked)}; switch the "

@@ -60,6 +60,8 @@ class RoutingMetadata(msgspec.Struct, frozen=True):
     excluded: tuple[Exclusion, ...]
     cost_usd: str
     cost_nano: int
+    service_tier: str | None
+    """In which it was served and charged, once it is settled; None: the plain one."""
     latency_ms: int
     """From the request's start until this was written."""
 
@@ -93,6 +95,7 @@ def routing_metadata(ctx: RequestContext, now_s: float, excluded: tuple[Exclusio
         excluded=tellable(plan.excluded if plan is not None else excluded),
         cost_usd=format_usd(cost_nano),
         cost_nano=cost_nano,
+        service_tier=ctx.terms.tier if ctx.terms is not None else None,
         latency_ms=round((now_s - ctx.inbound.started_s) * 1000),
     )
 

@@ -289,7 +289,7 @@ def _charge(r: RequestCheck) -> Iterator[tuple[str, str]]:
     expected = _recomputed(r)
     capped = r.usage_source == "estimated" and r.cost == min(expected, r.held)
     if r.cost != expected and not capped:
-        yield "I9", f"request {r.id!r} cost {r.cost}, its usage at its price makes {expected}"
+        yield "I9", f"request {r.id!r} cost {r.cost}, its usage at its price{_in_tier(r)} makes {expected}"
 
 
 def _recomputed(r: RequestCheck) -> int:
@@ -300,6 +300,14 @@ def _recomputed(r: RequestCheck) -> int:
         return cost_nano(_usage(r.usage), _price(r.price))
     except msgspec.DecodeError:
         return -1
+
+
+def _in_tier(r: RequestCheck) -> str:
+    try:
+        tier = None if r.price is None else _price(r.price).tier
+    except msgspec.DecodeError:
+        return ""
+    return "" if tier is None else f" in the tier {tier!r}"
 
 
 def _attempts(r: RequestCheck) -> Iterator[tuple[str, str]]:

@@ -157,3 +157,17 @@ def test_an_alias_knows_its_model_and_its_sisters() -> None:
     assert (shown["alias_of"], shown["aliases"]) == ("gpt-oss-120b", [])
     assert json.loads(run("models", "show", "gpt-oss-120b", "--json").stdout)["aliases"] == ["house"]
     assert json.loads(run("models", "show", "groq/openai/gpt-oss-120b", "--json").stdout)["alias_of"] is None
+
+
+def test_prices_to_come_and_those_of_other_tiers_are_shown(folder: Path) -> None:
+    flex = "tiers: {flex: {input: 0.50, output: 1}}"
+    coming = f"{{from: 2199-01-02T08:00:00Z, input: 3, output: 4, {flex}}}"
+    prices = f"pricing: {{own-1: [{{input: 1, output: 2}}, {coming}]}}\n".replace("own-1", "groq/own-1")
+    (folder / "routerx.yaml").write_text(CONFIG + prices)
+
+    listed = [" ".join(line.split()) for line in run("models", "list", "own").stdout.splitlines()]
+    assert "own chat groq – – $1.00 $2.00 (new price 2199-01-02)" in listed
+    shown = " ".join(run("models", "show", "own").stdout.split())
+    assert "input $1.00 per 1M tokens output $2.00 per 1M tokens source configuration" in shown
+    assert "from (UTC) 2199-01-02 08:00:00, the price is input $3.00 per 1M tokens" in shown
+    assert "tier flex input $0.50, output $1.00" in shown

@@ -16,7 +16,7 @@ from tests.support.upstream import End, Json, ScriptedUpstream, Status, Stream
 
 FIELDS = {
     *("request_id", "primary_provider", "provider", "model", "policy_used", "fallback", "attempts", "excluded"),
-    *("cost_usd", "cost_nano", "latency_ms"),
+    *("cost_usd", "cost_nano", "service_tier", "latency_ms"),
 }
 COMMENT = b": routing_metadata "
 

@@ -104,11 +104,12 @@ async def test_a_broken_file_does_not_keep_a_price_from_changing_and_stays_told(
         await generation(gw, 2)
         assert await cost_of_one(gw) == NEW
         now = gw.runtime.watcher.status
-        assert (now.ok, now.error, now.generation) == (False, status.error, 2)
+        assert (now.ok, now.error, now.generation, now.price_changes) == (False, status.error, 2, 1)
 
         mended = await gw.reload(changing(up.url))
         assert (mended.ok, mended.generation) == (True, 2)
         assert await cost_of_one(gw) == NEW
+        assert (await gw.reload(changing(up.url) | {"policies": {}})).price_changes == 1
 
 
 async def test_all_of_the_process_follows_a_change_of_prices(tmp_path: Path) -> None:
