@@ -175,9 +175,7 @@ class ConfigWatcher:
             return error
 
     async def _apply(self, snapshot: Snapshot) -> None:
-        if _prices_are_due(snapshot, self._clock):  # Since it was read.
-            snapshot, _ = repriced(snapshot, self._clock.now_ns())
-        old = self._holder.current
+        snapshot, old = self._up_to_date(snapshot), self._holder.current
         if msgspec.structs.replace(snapshot, generation=old.generation) == old:
             old.places.by_path = snapshot.places.by_path
             self.status = msgspec.structs.replace(self.status, ok=True, error=None)
@@ -188,6 +186,7 @@ class ConfigWatcher:
                 RouterXError
             ):  # What fails here fails again in _follow(), which tells and repeats.
                 await self._prepare(snapshot)
+        snapshot = self._up_to_date(snapshot)
         snapshot = msgspec.structs.replace(snapshot, generation=self._holder.current.generation + 1)
         self._holder.current = snapshot
         self.status = ReloadStatus(
@@ -247,6 +246,10 @@ class ConfigWatcher:
             if _prices_are_due(self._holder.current, self._clock):
                 self._change_prices()
             self._stirred.set()
+
+    def _up_to_date(self, snapshot: Snapshot) -> Snapshot:
+        """What was read, with the prices that may have come into force since."""
+        return repriced(snapshot, self._clock.now_ns())[0] if _prices_are_due(snapshot, self._clock) else snapshot
 
     def _rest_s(self) -> float:
         until_ns = self._holder.current.prices_until_ns

@@ -160,17 +160,21 @@ async def test_requests_are_rated_anew_by_the_price_that_was_in_force_when_they_
         await gw.assert_books_are_clean()
 
 
-async def test_a_reload_that_was_read_before_the_moment_is_applied_with_the_prices_of_after(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["_load", "_prepare"])
+async def test_a_reload_that_began_before_the_moment_is_applied_with_the_prices_of_after(
+    tmp_path: Path, step: str
+) -> None:
     clock = WallClock(MIDNIGHT_NS - 10 * SECOND_NS)
     async with ScriptedUpstream() as up, settled_in(tmp_path, changing(up.url), clock) as gw:
-        read = gw.runtime.watcher._load
+        done = getattr(gw.runtime.watcher, step)
 
-        def overtaken(number: int, host: str) -> Any:
-            snapshot = read(number, host)
+        def overtaken(*given: Any) -> Any:
+            result = done(*given)
             clock.set(MIDNIGHT_NS)
-            return snapshot
+            return result
 
-        gw.runtime.watcher._load = overtaken
+        setattr(gw.runtime.watcher, step, overtaken)
+        gw.runtime.watcher._change_prices = lambda: None  # type: ignore[method-assign]  # The reload has it alone.
         value = changing(up.url)
         value["plans"]["prepaid"]["markup"] = "100%"
         assert (await gw.reload(value)).ok
