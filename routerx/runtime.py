@@ -158,6 +158,7 @@ class Runtime:
         )
         self.gateway = Gateway(parts)
         self.idempotency = self._idempotency(snapshot.server)
+        self.ledger.watch_lost(self.idempotency.lost)
         self._stack.push_async_callback(self.idempotency.close)
         configuration = LiveConfiguration(self._loader.path, self.watcher)
         self.operations = Operations(self.ledger, self.holder, configuration, clock)

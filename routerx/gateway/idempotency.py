@@ -112,8 +112,8 @@ class Idempotency:
         self._lookup = lookup
         self._clock = clock
         self._uses: OrderedDict[bytes, Use] = OrderedDict()
-        self._running: dict[str, Use] = {}
-        """By the id of the request."""
+        self._served: dict[str, Use] = {}
+        """Those that were served by this process, by the id of the request."""
         self._bytes = 0
         self.replays = 0
 
@@ -141,7 +141,7 @@ class Idempotency:
         except BaseException:
             self._forget(use)
             raise
-        self._running[request_id] = use
+        self._served[request_id] = use
         return use
 
     async def _came_to_something(self, use: Use, earlier: UseRow) -> bool:
@@ -169,30 +169,49 @@ class Idempotency:
 
     def settled(self, record: RequestRecord) -> None:
         """A request has settled; it may have been served for a key."""
-        use = self._running.pop(record.id, None) if self._running else None
-        if use is not None:
+        use = self._served.get(record.id) if self._served else None
+        if use is not None and use.charged is None:
             use.charged = _came_to_something(record)
             if use.left:
                 self._end(use)
+
+    def lost(self, record: RequestRecord) -> None:
+        """The charge of a request could not be written: it came to nothing, whatever was to be told of it."""
+        use = self._served.get(record.id)
+        if use is None or record.cost_nano == 0:  # What is free came to something all the same.
+            return
+        if use.is_over:
+            self._free(use)
+            return
+        use.charged, use.answer = False, None
+        if use.left:
+            self._free(use)
 
     def leave(self, use: Use, *, settles: bool) -> None:
         """Nobody serves it any more. `settles`: if it has not settled yet, it still will."""
         use.left = True
         if use.charged is None and not settles:
-            self._running.pop(use.row.request_id, None)
             use.charged = False
         if use.charged is not None:
             self._end(use)
 
+    def abandon(self, use: Use) -> None:
+        """Its request has ended as nobody foresaw: whether it came to anything is for the books to say."""
+        self._forget(use)
+
     def _end(self, use: Use) -> None:
         if not use.charged:
-            self._forget(use)
-            self._index.drop(use.scope, use.row)
+            self._free(use)
             return
         self._add(use)
         if use.answer is not None and self._answers is not None:
             plain = msgspec.msgpack.encode(use.answer)
             self._answers.put(use.scope, use.row.request_id, use.row.expires_ns, plain)
+
+    def _free(self, use: Use) -> None:
+        """It came to nothing."""
+        self._forget(use)
+        self._index.drop(use.scope, use.row)
 
     def _add(self, use: Use) -> None:
         self._bytes += use.size_bytes
@@ -204,6 +223,7 @@ class Idempotency:
 
     def _forget(self, use: Use) -> None:
         del self._uses[use.scope]
+        self._served.pop(use.row.request_id, None)
         if use.is_over:
             self._bytes -= use.size_bytes
 

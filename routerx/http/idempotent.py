@@ -60,19 +60,24 @@ class OnceOnly:
 
     async def _served(self, inbound: Inbound, client: ClientStream, use: Use) -> Answer | Failed | None:
         """Errors are returned: whoever waits raises them, and where nobody does any more, nobody is to be told."""
-        settles = True
         try:
             answer = await self._gateway.serve(inbound, Recorder(client, use))
-            if answer is not None:
-                keep_whole(use, answer)
-            return answer
         except RouterXError as error:
-            settles = False
+            self._uses.leave(use, settles=False)
             return error
         except ConnectionError as error:
+            self._uses.leave(use, settles=True)
             return error
-        finally:
-            self._uses.leave(use, settles=settles)
+        except asyncio.CancelledError:
+            self._uses.leave(use, settles=True)
+            raise
+        except Exception:
+            self._uses.abandon(use)
+            raise
+        if answer is not None:
+            keep_whole(use, answer)
+        self._uses.leave(use, settles=True)
+        return answer
 
 
 def _unbounded(body: bytes, content_type: str) -> bytes:

@@ -60,6 +60,8 @@ class Books:
         self._queue_max = queue_max
         self._submit_to_writer = submit
         self._loop = asyncio.get_running_loop()
+        self.on_lost: Callable[[RequestRecord], None] = lambda record: None
+        """Told of a settle that is not in the books and never will be; within settle() where that is known at once."""
         self._recent = Recent()
         self._unacknowledged: deque[Op] = deque()
         self._held_nano = 0
@@ -327,6 +329,8 @@ class Books:
 
     def _fail(self, op: Op, error: RouterXError) -> None:
         self._undo(op)
+        if isinstance(op, Settle):
+            self.on_lost(op.record)
         future = op.future
         if future is not None and not future.done():
             future.set_exception(error)

@@ -308,6 +308,10 @@ class SqliteLedger:
         """Have `observe` told how many seconds each batch took. It is called by the writer's thread."""
         self._writer.on_commit = observe
 
+    def watch_lost(self, told: Callable[[RequestRecord], None]) -> None:
+        """Have `told` hear of every settle that could not be written: nothing is charged for it."""
+        self._books.on_lost = told
+
     def set_retention(self, log_days: int, days: int | None) -> None:
         """A reloaded configuration has another `log_retention_days` and `retention_days`."""
         self._watch.log_retention_days = log_days

@@ -1,5 +1,6 @@
 """Answers kept for idempotency keys: told again after a restart, by whoever may have them and nobody else."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from routerx.http.calls import CALLS, GENERATE_PATHS, MESSAGES_PATH
 from routerx.http.explain import PATH as EXPLAIN_PATH
 from tests.flow.flow_kit import UP_COST
-from tests.support.gateway import HELLO, KEY, TENANT, Config, Gateway, Reply, config, digest, running
+from tests.support.gateway import HELLO, KEY, TENANT, Config, Gateway, Reply, config, digest, running, wait_for
 from tests.support.upstream import Json, Ok, ScriptedUpstream, Status, Stream
 
 CHAT = "/v1/chat/completions"
@@ -189,3 +190,59 @@ async def test_forms_that_differ_are_told_apart_and_boundaries_do_not_count(
             reply = await gw.ask("POST", "/v1/audio/transcriptions", form(mark, sound), headers=headers)
             seen.append((reply.status, reply.headers.get("idempotent-replayed")))
         assert seen == [(200, None), (200, "true"), (422, None)]
+
+
+# --- what is not charged after all
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_key_whose_charge_cannot_be_written_is_free(tmp_path: Path, up: ScriptedUpstream, stream: bool) -> None:
+    async with running(tmp_path, config(up.url)) as gw:
+        async with gw.commits_failing():
+            first = await ask(gw, stream=stream)
+            error = first.stream_error if stream else first.error
+            assert error is not None
+            assert error["code"] == "storage_unavailable"
+        await wait_for(lambda: gw.runtime.ledger.health().ok)
+        again = await ask(gw, stream=stream)
+        assert not replayed(again)
+        assert replayed(await ask(gw, stream=stream))
+        assert await gw.spent() == UP_COST
+        await gw.assert_books_are_clean()
+
+
+async def test_who_left_before_its_charge_was_lost_is_served_anew(tmp_path: Path, up: ScriptedUpstream) -> None:
+    value = config(up.url)
+    value["plans"]["prepaid"]["on_disconnect"] = "cancel"
+    up.queue(Stream(["Hel", "lo"], gates={2: asyncio.Event()}))
+    async with running(tmp_path, value) as gw:
+        async with gw.commits_failing():
+            caller = await gw.connect()
+            said = {"model": "solo", "messages": HELLO, "stream": True}
+            await caller.send("POST", CHAT, said, headers={"Idempotency-Key": "order-1"})
+            await caller.head()
+            await caller.until(b"Hel")
+            caller.leave()
+            assert (await gw.settled()).cost_nano > 0
+            await wait_for(lambda: gw.runtime.ledger.health().queue == 0)
+        assert (await ask(gw, stream=True)).text == "Hello from upstream"
+        assert await gw.spent() == UP_COST
+
+
+async def test_a_fault_of_ours_leaves_it_to_the_books_whether_a_key_was_charged(
+    tmp_path: Path, up: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise KeyError
+
+    async with running(tmp_path, config(up.url)) as gw:
+        for place, code in (("settler.settle", None), ("metrics.observe", "replay_unavailable")):
+            with monkeypatch.context() as patch:
+                part, name = place.split(".")
+                patch.setattr(getattr(gw.runtime.gateway._parts, part), name, broken)
+                assert (await ask(gw, place)).error["code"] == "internal_error"
+            await wait_for(lambda: gw.runtime.ledger.health().queue == 0)
+            again = await ask(gw, place)
+            assert (again.status == 200) is (code is None)
+            assert code is None or again.error["code"] == code
+        assert await gw.spent() == 2 * UP_COST

@@ -124,6 +124,28 @@ class Machine(RuleBasedStateMachine):
     def is_read_to_its_end(self, pick: int, charged: bool) -> None:
         self._settles(self.left.pop(pick % len(self.left)), charged=charged)
 
+    @precondition(lambda self: self.serving)
+    @rule(pick=PICK, left=st.booleans(), at_once=st.booleans())
+    def cannot_be_charged(self, pick: int, left: bool, at_once: bool) -> None:
+        """Its charge fails on its way to the disk, or at once, before anybody has heard that it settled."""
+        use = self.serving.pop(pick % len(self.serving)).use
+        row = record(use.row.request_id)
+        if left:
+            self._leave(use, settles=True)
+        told = [lambda: self.desk.uses.settled(row), lambda: self.desk.uses.lost(row)]
+        for tell in reversed(told) if at_once else told:
+            self._now(tell)
+        if not left:
+            self._leave(use, settles=False)
+
+    @precondition(lambda self: self.serving)
+    @rule(pick=PICK, charged=st.booleans())
+    def ends_as_nobody_foresaw(self, pick: int, charged: bool) -> None:
+        one = self.serving.pop(pick % len(self.serving))
+        if charged:
+            self._settles(one, charged=True)
+        self._now(lambda: self.desk.uses.abandon(one.use))
+
     @rule(settled=st.booleans())
     def is_killed(self, settled: bool) -> None:
         """Between a charge and the end of its answer, or anywhere else."""
