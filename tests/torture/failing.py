@@ -131,6 +131,7 @@ MISHAPS = (
     Mishap("at_settle", Action.RAISE, 5, ("cut", "refused internal_error", "broke_off internal_error")),
     Mishap("before_whole_answer", Action.RAISE, 5, ("cut", "refused internal_error")),
     Mishap("before_side_file", Action.FULL, 5, ("refused storage_unavailable",), "keyed"),
+    Mishap("before_commit", Action.FULL, 6, REFUSED, "keyed"),
 )
 
 
