@@ -175,7 +175,7 @@ class ConfigWatcher:
             return error
 
     async def _apply(self, snapshot: Snapshot) -> None:
-        snapshot, old = self._up_to_date(snapshot), self._holder.current
+        old = self._holder.current
         if msgspec.structs.replace(snapshot, generation=old.generation) == old:
             old.places.by_path = snapshot.places.by_path
             self.status = msgspec.structs.replace(self.status, ok=True, error=None)

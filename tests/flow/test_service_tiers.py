@@ -25,12 +25,16 @@ def tiered(up: str, dialect: str = "openai", **price: Any) -> Config:
     return value
 
 
-async def ask(gw: Gateway, caller: str, **fields: Any) -> Reply:
-    """A request on the route of one wire."""
+def body_of(caller: str, **fields: Any) -> dict[str, Any]:
+    """A request as callers of one wire write it."""
     body = {"model": "solo", **({"input": "Hello"} if caller == "responses" else {"messages": HELLO})}
     if caller == "anthropic":
         body["max_tokens"] = 100
-    return await gw.ask("POST", ROUTES[caller], body | fields, key=KEY)
+    return body | fields
+
+
+async def ask(gw: Gateway, caller: str, **fields: Any) -> Reply:
+    return await gw.ask("POST", ROUTES[caller], body_of(caller, **fields), key=KEY)
 
 
 def said(dialect: str, tier: Any, *, stream: bool) -> Behaviour:
@@ -215,16 +219,19 @@ async def test_a_request_that_is_not_charged_in_a_tier_stores_no_other_tiers(tmp
         assert b"tiers" not in msgspec.json.encode(row.price)
 
 
-async def test_the_charge_of_a_caller_who_left_is_by_the_tier_that_was_told_so_far(tmp_path: Path) -> None:
+@pytest.mark.parametrize("caller", ["openai", "anthropic"])
+async def test_the_charge_of_a_caller_who_left_is_by_the_tier_that_was_told_so_far(tmp_path: Path, caller: str) -> None:
+    """Passed on, and translated."""
     costs: dict[str, int] = {}
     async with ScriptedUpstream() as up, running(tmp_path, tiered(up.url)) as gw:
         for tier in ("default", "priority"):
             frame = sse(chunk("word " * 400) | {"service_tier": tier})
             up.queue(Stream(frames=[frame], stop_after=1, end=End.STALL))
-            caller = await gw.begin(stream=True)
-            await caller.head()
-            await caller.until(b"word")
-            caller.leave()
+            reader = await gw.connect()
+            await reader.send("POST", ROUTES[caller], body_of(caller, stream=True))
+            await reader.head()
+            await reader.until(b"word")
+            reader.leave()
             row = await gw.settled()
             assert row.usage is not None
             costs[tier] = row.cost_nano - row.usage.in_fresh * 1_000

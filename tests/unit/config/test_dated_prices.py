@@ -1,5 +1,6 @@
 """Prices with dates and with service tiers, from the file to the snapshot."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import msgspec
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from routerx.config.repricing import next_change_ns, priced_at, repriced
 from routerx.config.schema import json_schema
-from routerx.config.snapshot import Snapshot
+from routerx.config.snapshot import Snapshot, SnapshotHolder
+from routerx.config.watch import ConfigWatcher
 from routerx.domain.model import DatedPrice, Endpoint, following_price, in_force
 from routerx.domain.pricing import PriceCard, Tier
 from tests.support.clock import ManualClock
@@ -89,6 +91,28 @@ def test_the_file_s_dates_say_which_card_is_in_force(
     (endpoint,) = snapshot.models["own"].endpoints
     assert endpoint.price == card(begun[-1] if begun else dates[0])
     assert snapshot.prices_until_ns == (coming[0] * DAY_NS if coming else None)
+
+
+# --- the moment ------------------------------------------------------------------------------------------------------
+
+
+async def nobody_follows(old: Snapshot, new: Snapshot) -> None:
+    """What else there is of a process."""
+
+
+async def test_a_price_changes_on_its_moment_between_two_looks_at_the_files(folder: Folder) -> None:
+    clock = ManualClock(NOW_NS - 2 * 10**8)
+    text = model("{input: 1, output: 0}", "{from: 2026-12-01, input: 2, output: 0}")
+    loader = msgspec.structs.replace(folder.loader(text), clock=clock)
+    holder = SnapshotHolder(loader.load(1))
+    watcher = ConfigWatcher(holder, loader.load, clock, nobody_follows)
+    polling = asyncio.create_task(watcher._poll())
+    await clock.run(0.19)
+    assert holder.current.generation == 1
+    await clock.run(0.01)
+    assert holder.current.models["own"].endpoints[0].price == card(2)
+    assert (watcher.status.generation, watcher.status.applied_at_ns) == (2, NOW_NS)
+    polling.cancel()
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
