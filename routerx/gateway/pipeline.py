@@ -149,7 +149,7 @@ class Gateway:
         parts = self._parts
         ctx.lease = parts.limiter.admit(ctx.principal, 0, parts.clock.monotonic_s(), parts.clock.now_ns())
         ctx.billing = BillingMode.CACHED
-        await self._settle_durably(ctx)
+        self._settle_whole(ctx)
         if ctx.peek is not None and ctx.peek.stream:
             await client.start(kept.headers + self._limit_headers(ctx))
             await client.finish(metadata.in_stream(ctx, kept.body, parts.clock))
@@ -263,7 +263,9 @@ class Gateway:
         self._commit(ctx, commit)
         commit.reply.release()
         self._succeeded(ctx, commit, None)
-        await self._settle_durably(ctx)
+        if (durable := self._settle_whole(ctx)) is not None:
+            await durable
+        self._keep(ctx, commit)
         headers = route_headers(ctx) + cost_headers(ctx, self._parts.clock.monotonic_s()) + self._limit_headers(ctx)
         content_type = commit.result.content_type
         body = metadata.in_answer(ctx, commit, self._parts.clock)
@@ -291,7 +293,9 @@ class Gateway:
             commit.reply.release()
             self._count_dropped(ctx, lost_in(tap))
             self._succeeded(ctx, commit, ctx.first_s)
-            await self._settle_durably(ctx)
+            if (durable := self._settle_whole(ctx)) is not None:
+                await durable
+            self._keep(ctx, commit)
         except RouterXError as error:
             await self._end_in_band(ctx, client, error)
             return
@@ -365,18 +369,18 @@ class Gateway:
 
     # --- ends
 
-    async def _settle_durably(self, ctx: RequestContext) -> None:
-        """A complete answer: charge it and wait until the charge is on disk."""
+    def _settle_whole(self, ctx: RequestContext) -> "asyncio.Future[None] | None":
+        """A complete answer: charge it. Done once the charge is on disk; None where nothing is owed. Cancelling the
+        wait does not cancel the commit: who hangs up now has had a whole answer, and is charged for it (FAULTS.md 57).
+        """
         ctx.outcome = Outcome.OK
         ctx.http_status = 200
         self._settle(ctx)
-        receipt = ctx.receipt
-        if receipt is not None and receipt.durable is not None:
-            # Cancelling the wait does not cancel the commit: a caller who hangs up now has had a whole answer, and is
-            # charged for it (FAULTS.md 57).
-            await receipt.durable
-        if ctx.inbound.steering.cache and ctx.committed is not None:
-            self._parts.cache.keep(ctx, ctx.committed)
+        return ctx.receipt.durable if ctx.receipt is not None else None
+
+    def _keep(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
+        if ctx.inbound.steering.cache:
+            self._parts.cache.keep(ctx, commit)
 
     def _settle(self, ctx: RequestContext) -> None:
         record = self._parts.settler.settle(ctx)

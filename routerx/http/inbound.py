@@ -15,11 +15,13 @@ from routerx.gateway.admit import identify
 from routerx.gateway.context import Inbound
 from routerx.gateway.wishes import steering_of
 from routerx.http.edge import read_body
+from routerx.jsonx import Raw
 from routerx.ledger.base import Ledger
 
 FORWARDABLE: Mapping[str, tuple[str, ...]] = MappingProxyType({"anthropic": ("anthropic-beta", "anthropic-version")})
 """Headers of a dialect's callers that a provider may want to see; which one gets which is said in providers/."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_NO_FIELDS: Mapping[str, Raw] = MappingProxyType({})
 
 LABEL_CHARS_MAX = 128
 """X-RouterX-User, X-Title and HTTP-Referer go to the request log, cut to this."""
@@ -89,8 +91,15 @@ class Door:
         self._ledger = ledger
         self._clock = clock
 
-    async def receive(self, arrival: Arrival, operation: Operation, dialect: CallerDialect) -> Inbound:
-        """Step 1 of the road: whose request it is, and its body within its size and time limits.
+    async def receive(
+        self,
+        arrival: Arrival,
+        operation: Operation,
+        dialect: CallerDialect,
+        path_fields: Mapping[str, Raw] = _NO_FIELDS,
+    ) -> Inbound:
+        """Step 1 of the road: whose request it is, and its body within its size and time limits. `path_fields`: what
+        the path said.
 
         Raises what presented_key(), identify(), read_body() and steering_of() raise.
         """
@@ -122,6 +131,7 @@ class Door:
             user=_label(request, "X-RouterX-User"),
             app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
             headers=_forwardable(request, dialect),
+            path_fields=path_fields,
             steering=steering_of(request.headers),
         )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from aiohttp import web
 from multidict import istr
 
@@ -43,8 +42,8 @@ class TenantApi:
     def calls(self, operation: Operation, dialect: CallerDialect) -> Handler:
         """The handler of a route whose body says everything."""
 
-        async def handle(arrival: Arrival) -> web.StreamResponse:
-            return await self._serve(arrival, await self._door.receive(arrival, operation, dialect))
+        def handle(arrival: Arrival) -> Awaitable[web.StreamResponse]:
+            return self._serve(arrival, self._door.receive(arrival, operation, dialect))
 
         return handle
 
@@ -53,18 +52,17 @@ class TenantApi:
         inbound = await self._door.receive(arrival, Operation.COUNT_TOKENS, ANTHROPIC)
         tokens = self._gateway.estimated_tokens(inbound)
         if tokens is None:
-            return await self._serve(arrival, inbound)
+            return await self._serve(arrival, _at_hand(inbound))
         headers = (("X-RouterX-Estimated", "true"),)
         body = jsonx.encode({"input_tokens": tokens})
         return WholeAnswer(arrival.request, "application/json", arrival.request_id, headers, body)
 
-    async def generate_content(self, arrival: Arrival, target: str) -> web.StreamResponse:
+    def generate_content(self, arrival: Arrival, target: str) -> Awaitable[web.StreamResponse]:
         """Gemini's route, whose path names the model and the method: `gemini-2.5-pro:generateContent`."""
-        named = named_in_path(target)
-        inbound = await self._door.receive(arrival, Operation.CHAT, GEMINI)
-        return await self._serve(arrival, msgspec.structs.replace(inbound, path_fields=named))
+        return self._serve(arrival, self._door.receive(arrival, Operation.CHAT, GEMINI, named_in_path(target)))
 
-    async def _serve(self, arrival: Arrival, inbound: Inbound) -> web.StreamResponse:
+    async def _serve(self, arrival: Arrival, receiving: Awaitable[Inbound]) -> web.StreamResponse:
+        inbound = await receiving
         stream = CallerStream(arrival.request, arrival.request_id)
         try:
             if IDEMPOTENCY_KEY in arrival.request.headers:
@@ -104,6 +102,10 @@ class TenantApi:
             content_type="application/json",
             headers={"X-Request-Id": arrival.request_id},
         )
+
+
+async def _at_hand(inbound: Inbound) -> Inbound:
+    return inbound
 
 
 def describe(model: Model) -> dict[str, object]:

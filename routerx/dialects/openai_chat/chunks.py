@@ -4,6 +4,7 @@ Fields are loosely typed where servers disagree: content is text or a list of ty
 without an index. Everything unnamed here is skipped unread.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ STOP = "stop"
 """The finish reason of an answer that was at its end."""
 EMPTY_BYTES_MAX = 512
 """Of a message's JSON with all its keys and nothing in them."""
+_SAYS = re.compile(rb'"content":[ ]?"[^"]')
+"""In most messages; spares reading them."""
 
 
 class Output(msgspec.Struct, gc=False):
@@ -26,6 +29,10 @@ class Output(msgspec.Struct, gc=False):
     refusal: Any = None
     function_call: Any = None
     audio: Any = None
+    images: msgspec.Raw = ABSENT
+    """Megabytes, sometimes: only whether there are any is asked."""
+    reasoning_details: msgspec.Raw = ABSENT
+    """Their text stands in the fields above as well, unless they are sealed."""
 
 
 class ChunkChoice(msgspec.Struct, gc=False):
@@ -77,9 +84,10 @@ class AnswerChoice(msgspec.Struct, gc=False):
     @property
     def empty(self) -> bool:
         """As Reply.empty. A message without anything in it is short: a longer one need not be read."""
-        if memoryview(self.message).nbytes > EMPTY_BYTES_MAX or self.finish_reason not in (None, "", STOP):
+        message = memoryview(self.message)
+        if message.nbytes > EMPTY_BYTES_MAX or self.finish_reason not in (None, "", STOP):
             return False
-        return message_bytes(self.message) == 0
+        return _SAYS.search(message) is None and message_bytes(self.message) == 0
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -124,10 +132,11 @@ _GENERATED = (
     "custom",
 )
 _NESTING_MAX = 8
+_NO_LIST = (ABSENT, msgspec.Raw(b"[]"))
 
 
 def output_bytes(output: Output) -> int:
-    """UTF-8 bytes of generated text, tool calls and reasoning; above zero for any content at all (audio, say)."""
+    """UTF-8 bytes of generated text, tool calls and reasoning; above zero for any content at all (a picture, say)."""
     size = text_bytes(output.content)
     if output.tool_calls:
         size += text_bytes(output.tool_calls) or 1
@@ -138,6 +147,8 @@ def output_bytes(output: Output) -> int:
         size += text_bytes(output.function_call) or 1
     if output.audio:
         size += text_bytes(output.audio) or 1
+    if size == 0 and (output.images not in _NO_LIST or output.reasoning_details not in _NO_LIST):
+        return 1
     return size
 
 
