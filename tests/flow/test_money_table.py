@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.money import after, answers, ends, routes
+from tests.flow.money import after, answers, ends, routes, silent
 from tests.flow.money.kit import CELLS, Expect, Row, run
 
 DESIGN = Path(__file__).parents[3] / "shared" / "design" / "MONEY.md"
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXY")
-ABSENT = {
-    "T": "runs are not offered: no request is executed in the background",
-    "Y": "what is paid for an empty answer cannot be set yet",
-}
+ABSENT = {"T": "runs are not offered: no request is executed in the background"}
 """Rows of the design that cannot be played, and why."""
 
-ROWS: tuple[Row, ...] = (*answers.ROWS, *ends.ROWS, *routes.ROWS, *after.ROWS)
+ROWS: tuple[Row, ...] = (*answers.ROWS, *ends.ROWS, *routes.ROWS, *silent.ROWS, *after.ROWS)
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS])

@@ -162,7 +162,8 @@ class OpenAITap:
         if type(content) is str and content.isascii():  # By far the most frames: no calls, no encoding.
             size = len(content)
             if (
-                delta.tool_calls
+                not size
+                or delta.tool_calls
                 or delta.reasoning_content
                 or delta.reasoning
                 or delta.refusal

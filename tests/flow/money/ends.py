@@ -114,7 +114,7 @@ EARLY = (
 CUT = frozenset({"cancelled"})
 
 
-def delivered(outcome: str, status: int, bills: Price | None = None, flags: frozenset[str] = CUT) -> ByCell:
+def delivered(outcome: str, status: int, bills: Price | None = None) -> ByCell:
     """The prompt, and what had flowed."""
 
     def expect(cell: Cell) -> Expect:
@@ -123,7 +123,7 @@ def delivered(outcome: str, status: int, bills: Price | None = None, flags: froz
             source="estimated",
             outcome=outcome,
             status=status,
-            flags=flags,
+            flags=CUT,
             attempts=(Tried("up", outcome, bills),),
             held=Held.UNSAID,
         )
@@ -218,7 +218,7 @@ AMID = (
         leaves_amid(SAYS_PROMPT),
         reported(Used(in_fresh=7, out_text=100), source="estimated"),
     ),
-    Row("E", "own_deadline", _deadline_passes, delivered("client_deadline", 200, UP, flags=frozenset())),
+    Row("E", "own_deadline", _deadline_passes, delivered("client_deadline", 200, UP)),
     Row("F", "asked_for_by_the_plan", _leaves_and_is_read_on, DRAINED, planned(on_disconnect="drain")),
     Row("F", "billed_to_the_end", _leaves_and_is_read_on, DRAINED, _bills_to_the_end),
     Row(
@@ -377,7 +377,7 @@ async def _cut_off_amid(scene: Scene, cell: Cell) -> None:
 def _hard(cell: Cell) -> Expect:
     if not cell.stream:
         return replace(VOID, outcome="tenant_suspended", status=403, attempts=(CANCELLED,))
-    found = delivered("tenant_suspended", 403, flags=frozenset())(cell)
+    found = delivered("tenant_suspended", 403)(cell)
     assert isinstance(found, Expect)
     return found
 
