@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.commits import prove_commits
-from tests.torture.failing import MISHAPS, TRIALS, prove_failpoints
+from tests.torture.failing import prove_failpoints
 from tests.torture.failpoints import Action
 from tests.torture.kills import prove_kills
 from tests.torture.overspend import prove_no_overspend
@@ -17,6 +17,7 @@ from tests.torture.racing import prove_racing_operations
 from tests.torture.reloads import prove_reloads
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
+from tests.torture.trials import MISHAPS, TRIALS
 
 SEED = 20260101
 

@@ -15,18 +15,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from routerx.ledger.verify import verify_file
-from tests.torture import faulty, world
+from tests.torture import world
 from tests.torture.arena import Arena, Report, arena
 from tests.torture.checker import charged_numbers, read_books
 from tests.torture.client import FAILURES, Saw, fetch
 from tests.torture.driver import Load
-from tests.torture.failpoints import STRIKES, Action, Failpoint
+from tests.torture.failpoints import STRIKES, Failpoint
 from tests.torture.keyed import KeyedLoad
 from tests.torture.oracle import script
 from tests.torture.processes import GatewayFailed, Zygote
+from tests.torture.trials import FREQUENT, MISHAPS, PAST, TRIALS, Mishap, Trial
 
 KILLS = 20
 """At each place."""
@@ -35,104 +35,15 @@ AT_ONCE = 2
 ABORTS = 0.1
 RETRY_S = 0.002
 POLL_S = 0.002
+ANEW = ("first start", "first own key")
+"""Each of these kills comes in a data folder of its own."""
+
+OWN_KEYS = [(tenant, provider) for tenant in (world.TEN, world.TOKENS) for provider in ("stub", "spare")]
 STRUCK_S_MAX = 15.0
 LOADED_S = 0.15
 INTERRUPTED_S = (0.05, 0.1)
 OLD_REQUESTS = 500
 """That there are to prune."""
-
-FREQUENT, SMALL, PAST = (
-    plant.__name__ for plant in (faulty.frequent_checkpoints, faulty.small_steps, faulty.two_days_ago)
-)
-
-
-class Trial(NamedTuple):
-    """One place, and what makes a gateway come by."""
-
-    place: str
-    hits_max: int = 1
-    """A kill comes at a random one of so many times."""
-    by: str = "load"
-    """See DRIVES."""
-    action: Action = Action.KILL
-    faults: tuple[str, ...] = ()
-    interrupted: bool = False
-    """Whether a plain kill goes before each: what it comes by are the remains of another."""
-
-    @property
-    def name(self) -> str:
-        return self.place if self.action is Action.KILL else f"{self.place}, {self.action}"
-
-
-TRIALS = (
-    Trial("before_hold", 60),
-    Trial("after_hold", 60),
-    Trial("before_dispatch", 60),
-    Trial("after_headers", 50),
-    Trial("after_first_delta", 80),
-    Trial("before_settle", 40),
-    Trial("after_settle", 40),
-    Trial("inside_batch", 8),
-    Trial("before_commit", 10),
-    Trial("before_commit", 10, action=Action.MEANWHILE),
-    Trial("after_commit", 10),
-    Trial("before_acknowledge", 10),
-    Trial("before_terminal_event", 12),
-    Trial("after_terminal_event", 12),
-    Trial("before_whole_answer", 20),
-    Trial("after_top_up", 2),
-    Trial("before_checkpoint", 3, faults=(FREQUENT,)),
-    Trial("before_checkpoint", 3, action=Action.MEANWHILE, faults=(FREQUENT,)),
-    Trial("after_checkpoint", 3, faults=(FREQUENT,)),
-    Trial("start", 60, by="start"),
-    Trial("start", 160, by="first start"),
-    Trial("before_swap", by="reload"),
-    Trial("after_swap", by="reload"),
-    Trial("before_side_file", 30, by="keyed"),
-    Trial("after_side_file", 30, by="keyed"),
-    Trial("after_claim", 40, by="keyed"),
-    Trial("after_retake", 3, by="keyed", interrupted=True),
-    Trial("before_drop", 4, by="keyed"),
-    Trial("after_key", 4, by="keys"),
-    Trial("inside_watermark", by="prune", faults=(SMALL,)),
-    Trial("inside_pruning", 3, by="prune", faults=(SMALL,)),
-    Trial("inside_backup", by="backup"),
-    Trial("after_backup", by="backup"),
-)
-"""The places of the plan that are here, each by its name, and more. There is neither an outbox nor a queue of jobs."""
-
-
-class Mishap(NamedTuple):
-    """An error at a place, so many times in a row; the gateway has to live on."""
-
-    place: str
-    action: Action
-    times: int
-    felt: tuple[str, ...] = ()
-    """How callers may hear of it; with none, nobody may."""
-    by: str = "load"
-
-
-REFUSED = ("refused storage_unavailable", "broke_off storage_unavailable")
-UPSTREAM = ("refused upstream_error", "refused upstream_protocol_error", "refused upstream_disconnected")
-"""What goes wrong between us and a provider is told as the provider's."""
-
-MISHAPS = (
-    Mishap("before_commit", Action.FULL, 6, REFUSED),
-    Mishap("before_commit", Action.IO, 6, REFUSED),
-    Mishap("before_commit", Action.IO, 1),
-    Mishap("inside_batch", Action.FULL, 6, REFUSED),
-    Mishap("after_commit", Action.IO, 1),
-    Mishap("before_checkpoint", Action.IO, 3),
-    Mishap("before_hold", Action.RAISE, 5, ("refused internal_error",)),
-    Mishap("before_dispatch", Action.RAISE, 5, UPSTREAM),
-    Mishap("after_headers", Action.RAISE, 5, UPSTREAM),
-    Mishap("after_first_delta", Action.RAISE, 5, ("cut", "broke_off internal_error")),
-    Mishap("at_settle", Action.RAISE, 5, ("cut", "refused internal_error", "broke_off internal_error")),
-    Mishap("before_whole_answer", Action.RAISE, 5, ("cut", "refused internal_error")),
-    Mishap("before_side_file", Action.FULL, 5, ("refused storage_unavailable",), "keyed"),
-    Mishap("before_commit", Action.FULL, 6, REFUSED, "keyed"),
-)
 
 
 async def prove_failpoints(
@@ -171,19 +82,25 @@ class Scene:
         self.found: list[str] = []
         self.orders = 0
         self.keys: set[str] = set()
-        """Labels of the keys whose making was acknowledged."""
+        """Labels of the keys whose making was acknowledged; of own keys, tenant and provider."""
 
     def strikes(self) -> int:
         path = self.made.folder / STRIKES
         return len(path.read_text().splitlines()) if path.exists() else 0
 
-    async def post(self, path: str, body: dict[str, str]) -> int:
+    async def order(self, method: str, path: str, body: dict[str, str]) -> int:
         """The status of an order to the admin API; 0 where the gateway has gone."""
         try:
-            status, _ = await fetch(self.made.gateway.port, "POST", path, world.ADMIN_KEY, json.dumps(body).encode())
+            status, _ = await fetch(self.made.gateway.port, method, path, world.ADMIN_KEY, json.dumps(body).encode())
         except FAILURES:
             return 0
         return status
+
+    async def asked(self, path: str) -> list[dict[str, str]]:
+        """What the admin API lists."""
+        _, body = await fetch(self.made.gateway.port, "GET", path, world.ADMIN_KEY)
+        data: list[dict[str, str]] = json.loads(body)["data"]
+        return data
 
     async def up(self, faults: tuple[str, ...] = ()) -> bool:
         """A start that has to be clean; False where the gateway was killed before it could be told."""
@@ -247,7 +164,7 @@ async def _issue_keys(scene: Scene) -> None:
     while True:
         scene.orders += 1
         label = f"key-{scene.orders}"
-        status = await scene.post("/admin/v1/keys", {"tenant": "north", "label": label})
+        status = await scene.order("POST", "/admin/v1/keys", {"tenant": "north", "label": label})
         if status == 0:
             return
         scene.keys.add(label)
@@ -255,9 +172,23 @@ async def _issue_keys(scene: Scene) -> None:
             scene.found.append(f"key: making {label} was answered with {status}")
 
 
+async def _store_own_keys(scene: Scene) -> None:
+    """Of tenants that send no requests."""
+    status = 200
+    while status:
+        scene.orders += 1
+        tenant, provider = OWN_KEYS[scene.orders % len(OWN_KEYS)]
+        path = f"/admin/v1/tenants/{tenant}/byok/{provider}"
+        status = await scene.order("PUT", path, {"key": f"own-key-{scene.orders}"})
+        if status == 200:
+            scene.keys.add(f"{tenant} {provider}")
+        elif status:
+            scene.found.append(f"own key: storing one was answered with {status}")
+
+
 async def _prune(scene: Scene) -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    while await scene.post("/admin/v1/ledger/prune", {"before": today}):
+    while await scene.order("POST", "/admin/v1/ledger/prune", {"before": today}):
         pass
 
 
@@ -266,7 +197,7 @@ async def _back_up(scene: Scene) -> None:
     status = 200
     while status:
         scene.orders += 1
-        status = await scene.post("/admin/v1/ledger/backup", {"path": str(_backup(scene, scene.orders))})
+        status = await scene.order("POST", "/admin/v1/ledger/backup", {"path": str(_backup(scene, scene.orders))})
 
 
 def _backup(scene: Scene, number: int) -> Path:
@@ -280,6 +211,8 @@ DRIVES: dict[str, Callable[[Scene], Awaitable[None]]] = {
     "first start": _nothing,
     "reload": _reload,
     "keys": _issue_keys,
+    "own keys": _store_own_keys,
+    "first own key": _store_own_keys,
     "prune": _prune,
     "backup": _back_up,
 }
@@ -298,7 +231,7 @@ async def _tried(folder: Path, seed: int, zygote: Zygote, trial: Trial, kills: i
             for _ in range(kills):
                 struck += await _struck(scene, trial)
                 await scene.prove()
-            if trial.by != "first start":
+            if trial.by not in ANEW:
                 await _conclude(scene, trial)
         finally:
             await lanes.stop()
@@ -313,7 +246,7 @@ def _lanes(made: Arena, by: str) -> Load:
 
 async def _prepare(scene: Scene, trial: Trial) -> None:
     """What the first kill needs to find."""
-    if trial.by == "first start":
+    if trial.by in ANEW:
         return
     if trial.by != "prune":
         await _interrupted(scene)
@@ -342,7 +275,8 @@ async def _struck(scene: Scene, trial: Trial) -> bool:
         await _interrupted(scene)
     before = scene.strikes()
     hit = scene.rng.randint(1, trial.hits_max)
-    if trial.by == "first start":
+    if trial.by in ANEW:
+        scene.keys.clear()
         shutil.rmtree(made.folder / "data", ignore_errors=True)
     point = str(Failpoint(trial.place, hit, trial.action))
     if await scene.up((*trial.faults, point)):
@@ -356,8 +290,13 @@ async def _struck(scene: Scene, trial: Trial) -> bool:
     struck = scene.strikes() > before
     if not struck:
         scene.found.append(f"the gateway never came by for the {hit}. time: {made.gateway.log_text()[-300:]}")
-    if trial.by in ("start", "first start"):  # Else the next start, which is as clean until it comes by.
-        await scene.up()
+    if trial.by == "start" or trial.by in ANEW:  # Else the next start, which is as clean until it comes by.
+        if await scene.up() and trial.by == "first own key":
+            drive = asyncio.ensure_future(_store_own_keys(scene))
+            await scene.until(lambda: len(scene.keys) == len(OWN_KEYS))
+            scene.found += await _own_keys_missing(scene)
+            made.gateway.kill()
+            await drive
         await scene.down()
     return struck
 
@@ -376,6 +315,8 @@ async def _conclude(scene: Scene, trial: Trial) -> None:
     await lanes.quiet()
     if trial.by == "keys":
         scene.found += await _keys_missing(scene)
+    if trial.by == "own keys":
+        scene.found += await _own_keys_missing(scene)
     scene.found += await made.restless()
     scene.found += await made.stop()
     scene.found += made.verdict()
@@ -416,16 +357,25 @@ async def _pruned(scene: Scene) -> None:
 
 async def _prune_once(scene: Scene) -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    status = await scene.post("/admin/v1/ledger/prune", {"before": today})
+    status = await scene.order("POST", "/admin/v1/ledger/prune", {"before": today})
     if status != 200:
         scene.found.append(f"pruning was answered with {status}")
 
 
 async def _keys_missing(scene: Scene) -> list[str]:
-    _, body = await fetch(scene.made.gateway.port, "GET", "/admin/v1/keys?tenant=north", world.ADMIN_KEY)
-    labels = Counter(key["label"] for key in json.loads(body)["data"])
+    labels = Counter(key["label"] for key in await scene.asked("/admin/v1/keys?tenant=north"))
     missing = [f"key {label} was made and is not there" for label in scene.keys - labels.keys()]
     return missing + [f"key {label} is there {count} times" for label, count in labels.items() if label and count > 1]
+
+
+async def _own_keys_missing(scene: Scene) -> list[str]:
+    """All that were acknowledged, and none that cannot be read."""
+    rows = [
+        row for tenant in (world.TEN, world.TOKENS) for row in await scene.asked(f"/admin/v1/tenants/{tenant}/byok")
+    ]
+    missing = scene.keys - {f"{row['tenant']} {row['provider']}" for row in rows}
+    found = [f"the own key of {name} was stored and is not there" for name in missing]
+    return found + [f"an own key is {row['state']}: {row}" for row in rows if row["state"] != "active"]
 
 
 # --- mishaps

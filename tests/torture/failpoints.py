@@ -19,11 +19,12 @@ from enum import StrEnum
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from routerx import runtime
+from routerx import keyring, runtime
 from routerx.gateway.settle import Settler
 from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.ledger import backup
 from routerx.ledger.books import Books
+from routerx.ledger.own_keys import SqliteKeySafe
 from routerx.ledger.pruning import DeletePruned, WriteWatermark
 from routerx.ledger.sidefile import SideFile
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
@@ -114,6 +115,8 @@ PLACES: dict[str, Call | Statement] = {
     "after_retake": Call(UseIndex, "retake"),
     "before_drop": Call(UseIndex, "drop", before=True),
     "after_key": Call(SqliteLedger, "issue_key"),
+    "after_own_key": Call(SqliteKeySafe, "put"),
+    "inside_vault_key": Call(keyring, "_sync_folder", before=True),
     "inside_watermark": Call(WriteWatermark, "apply"),
     "inside_pruning": Call(DeletePruned, "apply"),
     "inside_backup": Call(backup, "_copy"),
