@@ -35,6 +35,8 @@ ANSWER_BYTES_MAX = 1024 * 1024
 TOTAL_BYTES_MAX = 64 * 1024 * 1024
 USES_MAX = 100_000
 """In memory. Beyond either, the oldest go; the disk still knows them."""
+RECORDED_BYTES_MAX = 64 * 1024 * 1024
+"""Of streams on their way; what comes beyond is not kept."""
 SWEEP_S = 600.0
 """Between two removals of what has expired."""
 PIECE_BYTES = 64 * 1024
@@ -246,14 +248,29 @@ class Idempotency:
             await self._answers.close()
 
 
-class Recorder:
-    """A ClientStream that keeps what passes, for a use of a key."""
+class Room:
+    """Memory for streams that are on their way and may be kept."""
 
-    def __init__(self, client: ClientStream, use: Use) -> None:
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def take(self, size: int) -> bool:
+        if self.bytes + size > RECORDED_BYTES_MAX:
+            return False
+        self.bytes += size
+        return True
+
+
+class Recorder:
+    """A ClientStream that keeps what passes, for a use of a key. To be closed."""
+
+    def __init__(self, client: ClientStream, use: Use, room: Room) -> None:
         self._client = client
         self._use = use
+        self._room = room
         self._headers: Headers = ()
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] | None = []
+        """None: it is too long, or there is no room for it."""
         self._bytes = 0
 
     async def start(self, headers: Headers) -> None:
@@ -266,24 +283,32 @@ class Recorder:
 
     async def finish(self, data: bytes) -> None:
         self._add(data)
-        if self._use.charged:  # Settled before its end is sent, and before anybody can leave who has not got it.
-            keep(self._use, Kept(_lasting(self._headers), None, b"".join(self._pieces)), self._bytes)
+        # Settled before its end is sent, and before anybody can leave who has not got it.
+        if self._use.charged and self._pieces is not None:
+            self._use.answer = Kept(_lasting(self._headers), None, b"".join(self._pieces))
         await self._client.finish(data)
 
     def _add(self, data: bytes) -> None:
-        self._bytes += len(data)
-        if self._bytes <= ANSWER_BYTES_MAX:
+        if self._pieces is None:
+            return
+        size = len(data)
+        if self._bytes + size <= ANSWER_BYTES_MAX and self._room.take(size):
             self._pieces.append(data)
+            self._bytes += size
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Nothing more is kept."""
+        self._pieces = None
+        self._room.bytes -= self._bytes
+        self._bytes = 0
 
 
 def keep_whole(use: Use, answer: Answer) -> None:
     """Keep a buffered answer."""
-    keep(use, Kept(_lasting(answer.headers), answer.content_type, answer.body), len(answer.body))
-
-
-def keep(use: Use, answer: Kept, size_bytes: int) -> None:
-    if size_bytes <= ANSWER_BYTES_MAX:
-        use.answer = answer
+    if len(answer.body) <= ANSWER_BYTES_MAX:
+        use.answer = Kept(_lasting(answer.headers), answer.content_type, answer.body)
 
 
 def checked_key(values: list[str]) -> str:

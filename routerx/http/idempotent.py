@@ -10,6 +10,7 @@ from routerx.gateway.idempotency import (
     Idempotency,
     Kept,
     Recorder,
+    Room,
     Use,
     checked_key,
     digest_of,
@@ -28,6 +29,7 @@ class OnceOnly:
     def __init__(self, gateway: Gateway, uses: Idempotency) -> None:
         self._gateway = gateway
         self._uses = uses
+        self._room = Room()
         self._tasks = TaskSet()
 
     async def serve(self, arrival: Arrival, inbound: Inbound, client: ClientStream) -> Answer | None:
@@ -60,8 +62,9 @@ class OnceOnly:
 
     async def _served(self, inbound: Inbound, client: ClientStream, use: Use) -> Answer | Failed | None:
         """Errors are returned: whoever waits raises them, and where nobody does any more, nobody is to be told."""
+        recorder = Recorder(client, use, self._room)
         try:
-            answer = await self._gateway.serve(inbound, Recorder(client, use))
+            answer = await self._gateway.serve(inbound, recorder)
         except RouterXError as error:
             self._uses.leave(use, settles=False)
             return error
@@ -74,6 +77,8 @@ class OnceOnly:
         except Exception:
             self._uses.abandon(use)
             raise
+        finally:
+            recorder.close()
         if answer is not None:
             keep_whole(use, answer)
         self._uses.leave(use, settles=True)

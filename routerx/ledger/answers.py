@@ -5,10 +5,11 @@ is sealed for the one use of the one key that it was given for. Nobody waits for
 """
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 
-from routerx.errors import ConfigError
+from routerx.errors import ConfigError, StorageUnavailable
 from routerx.ledger.sidefile import SideFile, SideFileOptions
 from routerx.vault import SealBroken, Vault
 
@@ -16,6 +17,8 @@ log = logging.getLogger("routerx.ledger")
 
 PENDING_BYTES_MAX = 32 * 1024 * 1024
 """Answers on their way to a slow disk; beyond it they are kept in memory alone."""
+FREE_BYTES_MIN = 256 * 1024 * 1024
+"""On a disk with less than this no answer is written: the room is left to the books."""
 SWEEP_ROWS = 100
 """Expired answers that are removed in one transaction."""
 
@@ -48,11 +51,12 @@ _SWEEP = f"DELETE FROM answers WHERE id IN (SELECT id FROM answers WHERE expires
 
 
 class AnswerStore:
-    """The file, of at most `bytes_max` bytes of answers; the oldest go first. Its methods never raise."""
+    """The file, of at most `bytes_max` bytes of answers; the oldest go first."""
 
     def __init__(self, path: str, vault: Callable[[], Vault], bytes_max: int) -> None:
         """`vault` may block and raise ConfigError; it is asked in the store's thread."""
         self._file = SideFile(SideFileOptions(path=path, schema=_SCHEMA, synchronous="NORMAL", expendable=True))
+        self._path = path
         self._vault = vault
         self._bytes_max = bytes_max
         self._pending_bytes = 0
@@ -65,6 +69,8 @@ class AnswerStore:
         self._pending_bytes += size
 
         def work(db: sqlite3.Connection) -> None:
+            if not self._disk_has_room():
+                return
             try:
                 sealed = self._vault().seal(plain, _context(scope, request_id))
             except ConfigError as error:
@@ -79,8 +85,13 @@ class AnswerStore:
 
         self._file.submit(work).add_done_callback(written)
 
+    def _disk_has_room(self) -> bool:
+        disk = os.statvfs(os.path.dirname(os.path.abspath(self._path)))
+        return disk.f_bavail * disk.f_frsize >= FREE_BYTES_MIN
+
     async def get(self, scope: bytes, request_id: str, now_ns: int) -> bytes | None:
-        """The answer to this request; None where it is not here, or its seal is of a key that is gone."""
+        """The answer to this request; None where it is not here, or its seal is of a key that is gone. Raises
+        StorageUnavailable."""
 
         def work(db: sqlite3.Connection) -> bytes | None:
             found = db.execute(_GET, (request_id, now_ns)).fetchone()
@@ -92,10 +103,14 @@ class AnswerStore:
                 log.warning("an answer to an idempotency key was sealed with a vault key that is not here any more")
             return None
 
-        try:
-            return await self._file.submit(work) if self._file.exists else None
-        except (sqlite3.Error, OSError):
-            return None
+        for _ in range(2):  # It may have failed with others' work, or in a damaged file that is gone by now.
+            try:
+                return await self._file.submit(work) if self._file.exists else None
+            except (sqlite3.Error, OSError):
+                continue
+        raise StorageUnavailable(
+            "The answer kept for this Idempotency-Key cannot be read. Send the request again later.", retry_after_s=1
+        )
 
     async def sweep(self, now_ns: int) -> None:
         """Remove what has expired, a little at a time."""

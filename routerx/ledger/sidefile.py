@@ -5,6 +5,7 @@ money. What it keeps is whole or not there; after any error of the file the conn
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -134,12 +135,14 @@ class SideFile:
         self._drop()
         code = getattr(error, "sqlite_errorcode", None)
         if self._options.expendable and isinstance(code, int) and code & 0xFF in _DAMAGED:
-            remove_side_file(self._options.path)
+            with contextlib.suppress(OSError):  # Whoever opens it next meets the same again.
+                remove_side_file(self._options.path)
 
     def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
 
 
 def remove_side_file(path: str) -> None:

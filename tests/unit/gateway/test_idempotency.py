@@ -9,7 +9,7 @@ import pytest
 
 from routerx.errors import IdempotencyInProgress, IdempotencyMismatch, ReplayUnavailable
 from routerx.gateway import idempotency
-from routerx.gateway.idempotency import KEPT_NS, SWEEP_S, Kept
+from routerx.gateway.idempotency import KEPT_NS, SWEEP_S, Kept, Recorder, Room
 from tests.support.clock import ManualClock
 from tests.support.gateway import wait_for
 from tests.unit.gateway.idempotency_kit import Desk, record
@@ -120,3 +120,32 @@ async def test_two_that_find_an_answer_on_disk_at_once_are_told_it_or_to_wait(de
     assert isinstance(said[1], IdempotencyInProgress)
     assert (await again.told(b"a")) == said[0]
     await again.uses.close()
+
+
+class Nowhere:
+    """A caller of a stream."""
+
+    async def start(self, headers: tuple[tuple[str, str], ...]) -> None: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def finish(self, data: bytes) -> None: ...
+
+
+async def test_streams_on_their_way_take_no_more_than_there_is_room_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "RECORDED_BYTES_MAX", 1_000)
+    room = Room()
+    uses = [await desk.begin(name, f"req_{name.decode()}") for name in (b"a", b"b")]
+    recorders = [Recorder(Nowhere(), use, room) for use in uses]
+    for recorder in recorders:
+        await recorder.start(())
+        await recorder.write(bytes(600))
+    assert room.bytes == 600
+    for use, recorder in zip(uses, recorders, strict=True):
+        desk.uses.settled(record(use.row.request_id))
+        await recorder.finish(b"end")
+        recorder.close()
+    assert [use.answer is not None for use in uses] == [True, False]
+    assert room.bytes == 0

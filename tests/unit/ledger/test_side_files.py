@@ -230,3 +230,19 @@ async def test_without_a_vault_nothing_is_kept_and_nothing_fails(tmp_path: Path)
     store.put(SCOPE, "req_1", FOREVER, b"hello")
     assert await store.get(SCOPE, "req_1", 0) is None
     await store.close()
+
+
+async def test_what_cannot_be_read_now_is_not_called_gone(tmp_path: Path) -> None:
+    (tmp_path / "a.db").mkdir()
+    store = AnswerStore(str(tmp_path / "a.db"), lambda: VAULT, 10**6)
+    with pytest.raises(StorageUnavailable):
+        await store.get(SCOPE, "req_1", 0)
+    await store.close()
+
+
+async def test_a_full_disk_is_left_to_the_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "FREE_BYTES_MIN", 2**62)
+    store = AnswerStore(str(tmp_path / "a.db"), lambda: VAULT, 10**6)
+    store.put(SCOPE, "req_1", FOREVER, b"hello")
+    assert await store.get(SCOPE, "req_1", 0) is None
+    await store.close()
