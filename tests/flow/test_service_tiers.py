@@ -133,6 +133,17 @@ async def test_the_answer_says_which_tier_served_and_else_the_request(
         await gw.assert_books_are_clean()
 
 
+@pytest.mark.parametrize("wire", ROUTES)
+@pytest.mark.parametrize(("asked", "cost"), [("flex", FLEX), ("default", PLAIN), (7, PLAIN), (None, PLAIN)])
+async def test_where_no_tier_is_reported_the_one_asked_for_is_charged_on_every_wire(
+    tmp_path: Path, wire: str, asked: Any, cost: int
+) -> None:
+    async with ScriptedUpstream() as up, running(tmp_path, tiered(up.url, wire)) as gw:
+        up.queue(said(wire, None, stream=False))
+        assert (await ask(gw, wire, service_tier=asked)).status == 200
+        assert (await gw.settled()).cost_nano == cost
+
+
 async def test_a_tier_that_the_wire_of_the_provider_cannot_be_asked_for_has_not_served(tmp_path: Path) -> None:
     async with ScriptedUpstream() as up, running(tmp_path, tiered(up.url, "anthropic")) as gw:
         up.queue(said("anthropic", None, stream=False))
