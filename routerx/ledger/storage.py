@@ -83,6 +83,8 @@ class Storage:
         self._identity = _identity(options.path)
         self._ballast = Path(options.path).parent / BALLAST_NAME
         self._low = False
+        self._lacks_ballast = False
+        """There was no room for one when it was last to be made; told once."""
         self.lost: str | None = None
         """What happened to the file; from then on nothing is written, until a restart."""
 
@@ -119,8 +121,7 @@ class Storage:
 
     def look(self) -> None:
         """Is there space, and does the path still lead to what was opened (FAULTS.md 86, 91, 92)?"""
-        disk = os.statvfs(self._ballast.parent)
-        self._low = disk.f_bavail * disk.f_frsize < self._options.free_bytes_min
+        self._low = self._free_bytes() < self._options.free_bytes_min
         identity = _identity(self._options.path)
         if self._identity[1] is None:
             self._identity = (self._identity[0], identity[1])
@@ -146,20 +147,25 @@ class Storage:
             log.warning("checkpoint of the ledger failed: %s", error)
 
     def keep_ballast(self) -> None:
-        """Space that is given back when the disk is full, so that what is under way can still be written."""
-        size_bytes = self._options.ballast_bytes
-        if size_bytes == 0 or self._low or _size(str(self._ballast)) >= size_bytes:
+        """Space that is given back when the disk is full, so that what is under way can still be written. None is taken
+        that new work needs."""
+        size_bytes = self._options.ballast_bytes - _size(str(self._ballast))
+        if size_bytes <= 0:
             return
         try:
+            if self._free_bytes() - size_bytes < self._options.free_bytes_min:
+                return
             descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb") as file:
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size_bytes)
+                    os.posix_fallocate(file.fileno(), 0, self._options.ballast_bytes)
                 else:
-                    file.write(bytes(size_bytes))
+                    file.write(bytes(self._options.ballast_bytes))
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
-            log.warning("no room for the ledger's ballast file: %s", error)
+            if not self._lacks_ballast:
+                log.warning("no room for the ledger's ballast file: %s", error)
+        self._lacks_ballast = not self._ballast.exists()
 
     def make_room(self) -> None:
         """The disk is full: give up the ballast, and move the WAL into the database, so that it is written from its
@@ -172,6 +178,10 @@ class Storage:
             self.look()
         except OSError as error:
             log.error("the ledger cannot make room: %s", error)
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._ballast.parent)
+        return disk.f_bavail * disk.f_frsize
 
 
 def _identity(path: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:

@@ -313,6 +313,8 @@ class Writer:
         standing = self._storage.standing_refusal()
         if standing is not None:
             self._refuse(standing)
+        else:
+            self._storage.keep_ballast()
 
     def _checkpoint(self) -> None:
         self._changes = 0

@@ -37,22 +37,30 @@ async def recovered(ledger: SqliteLedger, clock: ManualClock) -> None:
     raise AssertionError(ledger.health().reason)
 
 
-async def test_a_full_disk_gives_the_ballast_up_and_goes_on(tmp_path: Path):
-    fault = Fault()
-    async with opened(tmp_path, connect=fault.connect, ballast_bytes=4096) as ledger:
+async def test_a_full_disk_gives_the_ballast_up_goes_on_and_has_one_again(tmp_path: Path):
+    fault, clock = Fault(), ManualClock()
+    ballast = tmp_path / "data" / ".ballast"
+    async with opened(tmp_path, clock, fault.connect, ballast_bytes=4096) as ledger:
         await ledger.sync_tenants([ACME])
-        assert (tmp_path / "data" / ".ballast").stat().st_size == 4096
+        assert ballast.stat().st_size == 4096
         fault.set(sqlite3.SQLITE_FULL, times=1)
         await pay(ledger, ACME, USD)
-        assert not (tmp_path / "data" / ".ballast").exists()
+        assert not ballast.exists()
         assert ledger.health().ok
+        for _ in range(500):
+            await clock.run(1)
+            if ballast.exists():
+                break
+            await asyncio.sleep(0.002)
+        assert ballast.stat().st_size == 4096
         assert (await ledger.verify()).violations == ()
 
 
-async def test_what_the_ballast_leaves_is_for_what_is_under_way(tmp_path: Path):
+async def test_what_is_left_of_a_full_disk_is_for_what_is_under_way(tmp_path: Path):
     fault = Fault()
     async with opened(tmp_path, connect=fault.connect, ballast_bytes=4096, free_bytes_min=2**62) as ledger:
         await ledger.sync_tenants([ACME])
+        assert not (tmp_path / "data" / ".ballast").exists(), "new work comes before a reserve"
         await settled(ledger)
         running = [ledger.hold(ACME, USD) for _ in range(3)]
         fault.set(sqlite3.SQLITE_FULL, times=1)
