@@ -4,6 +4,7 @@ from rich.text import Text
 
 from routerx.cli.render import clean
 from routerx.control.values import LogEntry
+from routerx.domain.record import BillingMode
 
 TENANT_CHARS_MIN = 8
 TENANT_CHARS_MAX = 24
@@ -55,9 +56,9 @@ def _join(cells: tuple[str, ...]) -> str:
 
 
 def _route(entry: LogEntry) -> str:
-    """`gpt-4o → openai`; the model that answered where it is another one."""
+    """`gpt-4o → openai`; the model that answered where it is another one; `gpt-4o → (cache)` where nobody had to."""
     if entry.provider is None:
-        return entry.model
+        return f"{entry.model} → (cache)" if entry.billing == BillingMode.CACHED else entry.model
     served = entry.served_model
     if served is not None and served not in (entry.model, entry.model.partition("/")[2]):
         return f"{entry.model} → {entry.provider}/{served}"
