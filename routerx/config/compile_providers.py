@@ -150,7 +150,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         takes=preset.takes if preset is not None else OPTIONAL,
         reasoning_field=preset.reasoning_field if preset is not None else None,
         api_version=entry.api_version,
-        abort_stops_billing=preset.abort_stops_billing if preset is not None else True,
+        abort_stops_billing=_abort_stops_billing(entry, preset),
         limits_tokens=any(one.tpm is not None for one in credentials),
         limit=None if entry.limit is None else RequestLimit(entry.limit.requests, entry.limit.window),
         keeps_data=entry.keeps_data,
@@ -162,6 +162,12 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         ca_file=_ca_file(run, path, entry),
     )
     return Source(provider, preset.name if preset is not None else None, entry.priority, usable)
+
+
+def _abort_stops_billing(entry: ProviderEntry, preset: Preset | None) -> bool:
+    if entry.abort_stops_billing is not None:
+        return entry.abort_stops_billing
+    return preset is None or preset.abort_stops_billing
 
 
 def _auth(entry: ProviderEntry, manners: Preset | None, credentials: tuple[Credential, ...]) -> Auth:

@@ -221,6 +221,12 @@ class ProviderEntry(Block):
         Flag, Field(description="Whether it may keep or train on what it is sent, for callers who refuse that.")
     ] = True
     zdr: Annotated[Flag, Field(description="Whether zero data retention is agreed with it.")] = False
+    abort_stops_billing: Annotated[
+        Flag | None,
+        Field(
+            description="Whether it bills no more of an answer that is cancelled. Unset: as the preset has it, or on."
+        ),
+    ] = None
     mock: Annotated[
         MockBlock | None, Field(description="Set: the built-in mock answers for this provider, keys or not.")
     ] = None

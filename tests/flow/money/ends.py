@@ -204,6 +204,14 @@ async def _leaves_where_too_many_are_read_on(scene: Scene, cell: Cell) -> None:
 
 
 def _bills_to_the_end(value: Config) -> None:
+    value["providers"]["up"]["abort_stops_billing"] = False
+
+
+def _stops_billing(value: Config) -> None:
+    value["providers"]["up"]["abort_stops_billing"] = True
+
+
+def _as_the_preset_knows(value: Config) -> None:
     value["providers"]["up"]["preset"] = "groq"
 
 
@@ -221,6 +229,14 @@ AMID = (
     Row("E", "own_deadline", _deadline_passes, delivered("client_deadline", 200, UP)),
     Row("F", "asked_for_by_the_plan", _leaves_and_is_read_on, DRAINED, planned(on_disconnect="drain")),
     Row("F", "billed_to_the_end", _leaves_and_is_read_on, DRAINED, _bills_to_the_end),
+    Row("F", "billed_to_the_end_as_its_preset_knows", _leaves_and_is_read_on, DRAINED, _as_the_preset_knows),
+    Row(
+        "F",
+        "preset_that_is_set_right",
+        leaves_amid(STOPS),
+        delivered("client_gone_midstream", 499),
+        both(_as_the_preset_knows, _stops_billing),
+    ),
     Row(
         "F",
         "billed_to_the_end_but_the_plan_cancels",
