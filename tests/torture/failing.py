@@ -38,6 +38,9 @@ POLL_S = 0.002
 ANEW = ("first start", "first own key")
 """Each of these kills comes in a data folder of its own."""
 
+FAILED_ONCE = ("upstream_error", "upstream_disconnected")
+"""How a request ends that the provider fails and that is not asked again."""
+
 OWN_KEYS = [(tenant, provider) for tenant in (world.TEN, world.TOKENS) for provider in ("stub", "spare")]
 STRUCK_S_MAX = 15.0
 LOADED_S = 0.15
@@ -340,7 +343,7 @@ def _is_to_be_expected(seed: int, saw: Saw) -> bool:
     """Of a caller with no whole answer. The provider fails some requests once: after a start there may be no budget yet
     to ask again."""
     asked = script(seed, saw.number)
-    return saw.end == "cut" or (saw.code == "upstream_error" and (asked.fails_first or asked.falls_back))
+    return saw.end == "cut" or (saw.code in FAILED_ONCE and (asked.fails_first or asked.falls_back))
 
 
 async def _pruned(scene: Scene) -> None:
