@@ -8,6 +8,7 @@ follows belongs to what was delivered.
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 
 import msgspec
 
@@ -36,6 +37,7 @@ from routerx.routing.plan import no_healthy
 from routerx.routing.state import RoutingState
 from routerx.secrets import fingerprint
 from routerx.tasks import TaskSet
+from routerx.upstream.base import UpstreamReply
 from routerx.upstream.pool import TransportPool
 
 log = logging.getLogger("routerx.gateway.attempt")
@@ -355,8 +357,10 @@ class AttemptLoop:
                 attempt.cut_by = FailureKind.CLIENT_DEADLINE
                 async with asyncio.timeout(attempt.deadline.at_s - attempt.started_s):
                     result = await self._ask(ctx, attempt, call)
-            else:  # The transport's own deadlines say it all: headers, silence, total.
-                result = await self._ask(ctx, attempt, call)
+            else:  # The transport's own deadlines say it all: headers, silence, total. Nothing more waits than has to.
+                attempt.progress = call.progress
+                attempt.reply = await self._transports.get(attempt.provider).open(call)
+                result = await self._judged(ctx, attempt, attempt.reply)
         except UpstreamFault as fault:
             result = fault.failure
         except TimeoutError:
@@ -409,14 +413,17 @@ class AttemptLoop:
 
     async def _ask(self, ctx: RequestContext, attempt: Attempt, call: UpstreamCall) -> Judgement:
         attempt.progress = call.progress
-        reply = await self._transports.get(attempt.provider).open(call)
-        attempt.reply = reply
+        attempt.reply = await self._transports.get(attempt.provider).open(call)
+        return await self._judged(ctx, attempt, attempt.reply)
+
+    def _judged(self, ctx: RequestContext, attempt: Attempt, reply: UpstreamReply) -> Coroutine[None, None, Judgement]:
+        """The head of the reply is here: what it says of limits, and what is to be made of it."""
         attempt.status = reply.status
         now_s = self._clock.monotonic_s()
         attempt.first_byte_s = now_s - attempt.started_s
         if (wait_s := used_up_s(reply.headers, self._clock.now_ns())) is not None:
             self._routing.paced(attempt.credential.id, wait_s, now_s)
-        return await judge(ctx, attempt, reply, self._clock)
+        return judge(ctx, attempt, reply, self._clock)
 
     def _note(self, ctx: RequestContext, attempt: Attempt, outcome: str) -> None:
         """Write the attempt down. The one that answered is the last and the only one with outcome `ok`."""

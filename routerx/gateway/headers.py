@@ -1,5 +1,7 @@
 """Response headers of RouterX (docs/api.md lists them). The rim adds X-Request-Id to every response itself."""
 
+from functools import lru_cache
+
 from routerx.gateway.context import RequestContext
 from routerx.money import format_usd
 
@@ -14,14 +16,19 @@ def route_headers(ctx: RequestContext) -> Headers:
     assert committed is not None
     assert plan is not None
     fallback = committed.candidate.endpoint.key != plan.candidates[0].endpoint.key
-    headers: Headers = (
-        ("X-RouterX-Provider", committed.candidate.endpoint.provider),
-        ("X-RouterX-Attempts", str(len(ctx.attempts))),
-        ("X-RouterX-Fallback", "true" if fallback else "false"),
-    )
+    headers = _told(committed.candidate.endpoint.provider, len(ctx.attempts), fallback)
     if ctx.inbound.steering.cache:
         headers = (*headers, ("X-RouterX-Cache-Hit", "false"))
     return headers + dropped_headers(ctx.dropped)
+
+
+@lru_cache(maxsize=1024)
+def _told(provider: str, attempts: int, fallback: bool) -> Headers:
+    return (
+        ("X-RouterX-Provider", provider),
+        ("X-RouterX-Attempts", str(attempts)),
+        ("X-RouterX-Fallback", "true" if fallback else "false"),
+    )
 
 
 def dropped_headers(names: tuple[str, ...]) -> Headers:

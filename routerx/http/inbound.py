@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from aiohttp import web
+from multidict import istr
 
 from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot, SnapshotHolder
@@ -23,6 +24,7 @@ FORWARDABLE: Mapping[str, tuple[str, ...]] = MappingProxyType({"anthropic": ("an
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _NO_FIELDS: Mapping[str, Raw] = MappingProxyType({})
 
+USER, TITLE, REFERER = istr("X-RouterX-User"), istr("X-Title"), istr("HTTP-Referer")
 LABEL_CHARS_MAX = 128
 """X-RouterX-User, X-Title and HTTP-Referer go to the request log, cut to this."""
 
@@ -128,8 +130,8 @@ class Door:
             started_ns=arrival.started_ns,
             started_s=arrival.started_s,
             content_type=request.headers.get("Content-Type", "") if operation is Operation.TRANSCRIPTIONS else "",
-            user=_label(request, "X-RouterX-User"),
-            app=_label(request, "X-Title") or _label(request, "HTTP-Referer"),
+            user=_label(request, USER),
+            app=_label(request, TITLE) or _label(request, REFERER),
             headers=_forwardable(request, dialect),
             path_fields=path_fields,
             steering=steering_of(request.headers),

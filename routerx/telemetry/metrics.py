@@ -244,6 +244,10 @@ class Metrics(Collector):
 
     def _observe_attempts(self, attempts: tuple[AttemptRecord, ...], outcome: str) -> None:
         first = attempts[0]
+        if len(attempts) == 1:
+            counted = self._provider(first.provider).attempts
+            counted[first.outcome] = counted.get(first.outcome, 0) + 1
+            return
         before: str | None = None
         moved = False
         for attempt in attempts:
