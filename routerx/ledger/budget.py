@@ -41,6 +41,20 @@ def first_day(period: Period, day: int) -> int:
             return 0
 
 
+def next_start(period: Period, day: int) -> str | None:
+    """When the next period begins, as 2026-02-01T00:00:00Z; None of a total, which never does."""
+    match period:
+        case Period.TOTAL:
+            return None
+        case Period.DAY:
+            first = day + 1
+        case Period.WEEK:
+            first = first_day(period, day) + 7
+        case Period.MONTH:
+            first = first_day(period, first_day(period, day) + 31)
+    return f"{date.fromordinal(first + _EPOCH_ORDINAL).isoformat()}T00:00:00Z"
+
+
 class Spending:
     """What was charged and how many requests there were, by UTC day."""
 
@@ -111,7 +125,7 @@ class Spending:
         self._month = sum(value for key, value in self._charged.items() if month <= key < next_month)
 
 
-def _require_within(limit: SpendLimit, of: str, spent_nano: int, amount_nano: int) -> None:
+def _require_within(limit: SpendLimit, of: str, spent_nano: int, amount_nano: int, day: int) -> None:
     """Raises SpendLimitReached; `spent_nano` is spent or held in the limit's period, `of` says whose it is."""
     if spent_nano + amount_nano <= limit.amount_nano:
         return
@@ -126,6 +140,7 @@ def _require_within(limit: SpendLimit, of: str, spent_nano: int, amount_nano: in
             "period": limit.period.value,
             "spent": format_usd(spent_nano),
             "needed": format_usd(amount_nano),
+            "resets": next_start(limit.period, day),
         },
     )
 
@@ -141,7 +156,7 @@ class KeyFunds:
 
     def require_within(self, amount_nano: int, limit: SpendLimit, day: int) -> None:
         """Raises SpendLimitReached where the key may not spend so much more."""
-        _require_within(limit, "key", self.spending.spent(limit.period, day) + self.held_nano, amount_nano)
+        _require_within(limit, "key", self.spending.spent(limit.period, day) + self.held_nano, amount_nano, day)
 
 
 class Funds:
@@ -179,7 +194,7 @@ class Funds:
                 details={"needed": needed, "available": available},
             )
         if limit is not None:
-            _require_within(limit, "tenant", self.spending.spent(limit.period, day) + self.held_nano, amount_nano)
+            _require_within(limit, "tenant", self.spending.spent(limit.period, day) + self.held_nano, amount_nano, day)
         self.held_nano += amount_nano
 
     def release(self, amount_nano: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routerx.domain.tenant import Period, SpendLimit
 from routerx.errors import InsufficientBalance, SpendLimitReached
-from routerx.ledger.budget import POSTPAID_FLOOR_NANO, Funds, Spending, day_of, first_day
+from routerx.ledger.budget import POSTPAID_FLOOR_NANO, Funds, Spending, day_of, first_day, next_start
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 amounts = st.integers(1, 10_000)
@@ -22,6 +22,28 @@ def test_periods_are_those_of_the_calendar(day: int):
     assert first_day(Period.WEEK, day) == day - today.weekday()
     assert first_day(Period.MONTH, day) == day - (today.day - 1)
     assert day_of(int(today.timestamp()) * 10**9) == day
+
+
+@given(days, st.sampled_from([Period.DAY, Period.WEEK, Period.MONTH]))
+def test_the_next_period_starts_with_the_first_day_that_is_of_no_part_of_this_one(day: int, period: Period):
+    start = next_start(period, day)
+    assert start is not None
+    next_day = day_of(int(datetime.fromisoformat(start).timestamp()) * 10**9)
+    assert day < next_day == first_day(period, next_day)
+    assert first_day(period, next_day - 1) == first_day(period, day)
+
+
+def test_a_limit_says_when_it_begins_anew():
+    for period, resets in (
+        (Period.DAY, "2026-03-01T00:00:00Z"),
+        (Period.WEEK, "2026-03-02T00:00:00Z"),
+        (Period.MONTH, "2026-03-01T00:00:00Z"),
+        (Period.TOTAL, None),
+    ):
+        day = (datetime(2026, 2, 28, tzinfo=UTC) - EPOCH).days
+        with pytest.raises(SpendLimitReached) as caught:
+            Funds("acme", 100, 0).admit(2, 0, SpendLimit(1, period), day)
+        assert caught.value.details["resets"] == resets
 
 
 @given(st.lists(st.tuples(days, amounts), max_size=60), days)

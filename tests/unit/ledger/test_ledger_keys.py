@@ -106,6 +106,7 @@ async def test_no_number_of_requests_passes_the_spend_limit_of_a_key(tmp_path: P
             "period": "day",
             "spent": "2.50",
             "needed": "1.00",
+            "resets": "2026-01-02T00:00:00Z",
         }
         assert caught.value.message.startswith("This key's spend limit of $3.00 per day would be passed")
         with pytest.raises(SpendLimitReached):
