@@ -127,8 +127,8 @@ class ResponseCache:
         self._flights: dict[bytes, Flight] = {}
         self._serving: dict[str, Flight] = {}
         """The same, by the id of the request that is served."""
-        self._waiting: Counter[str] = Counter()
-        """Requests that wait for an equal one, by tenant."""
+        self._waiting: Counter[tuple[str, ...]] = Counter()
+        """Requests that wait for an equal one: of all, by tenant and by key."""
         self.bytes = 0
         """Of answers that are kept, and of streams that may be."""
         self.hits = 0
@@ -139,8 +139,8 @@ class ResponseCache:
     async def find(self, ctx: RequestContext) -> Answer | None:
         """The answer, ready to be sent: a stream's in one piece. None: serve the request, and call land() at its end.
 
-        Waits for an equal request that is being served: no longer than its own deadline, and than a stream may be
-        silent.
+        Waits for an equal request that is being served: no longer than its own deadline, nor, as a stream, than one may
+        be silent.
         """
         server = ctx.snapshot.server
         if server.cache_ttl_s == 0 or not _is_cacheable(ctx):
@@ -164,26 +164,22 @@ class ResponseCache:
 
     def _may_wait(self, ctx: RequestContext) -> bool:
         """Who waits is not admitted yet, so what bounds the requests at once has to bound those that wait, too."""
-        tenant, most = ctx.principal.tenant, ctx.snapshot.server.concurrency_max
-        own = tenant.plan.limits.concurrency
-        return (own is None or self._waiting[tenant.name] < own) and self._waiting.total() < most
+        return all(most is None or self._waiting[who] < most for who, most in _ceilings(ctx))
 
     async def _wait(self, ctx: RequestContext, flight: Flight) -> Kept | None:
         assert ctx.plan is not None
         assert ctx.peek is not None
         left_s = deadline_of(ctx, ctx.plan.candidates[0].timeouts).at_s - self._clock.monotonic_s()
         most_s = min(left_s, ctx.snapshot.server.keep_alive_s) if ctx.peek.stream else left_s
-        tenant = ctx.principal.tenant.name
-        self._waiting[tenant] += 1
+        self._waiting.update(who for who, _ in _ceilings(ctx))
         try:
             async with asyncio.timeout(most_s):
                 await flight.landed.wait()
         except TimeoutError:
             return None
         finally:
-            self._waiting[tenant] -= 1
-            if not self._waiting[tenant]:
-                del self._waiting[tenant]
+            self._waiting.subtract(who for who, _ in _ceilings(ctx))
+            self._waiting = +self._waiting  # Without those of whom none waits.
         return flight.kept
 
     def keep(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
@@ -263,6 +259,17 @@ class ResponseCache:
 
     def _remove(self, key: bytes) -> None:
         self.bytes -= len(self._entries.pop(key).body) + OVERHEAD_BYTES
+
+
+def _ceilings(ctx: RequestContext) -> tuple[tuple[tuple[str, ...], int | None], ...]:
+    """Whose requests are counted together, and how many of them there may be at once; None: any number."""
+    caller = ctx.principal
+    name, terms = caller.tenant.name, caller.terms
+    return (
+        ((), ctx.snapshot.server.concurrency_max),
+        ((name,), caller.tenant.plan.limits.concurrency),
+        ((name, caller.key_id), None if terms is None else terms.limits.concurrency),
+    )
 
 
 def cache_key(ctx: RequestContext) -> bytes:

@@ -77,8 +77,8 @@ class AnswerStore:
                 log.error("an answer cannot be kept for its idempotency key: %s", error.message)
                 return
             db.execute(_PUT, (request_id, expires_ns, len(sealed), sealed))
-            while db.execute(_TOTAL).fetchone()[0] > self._bytes_max:
-                db.execute(_DROP_OLDEST)
+            while db.execute(_TOTAL).fetchone()[0] > self._bytes_max and db.execute(_DROP_OLDEST).rowcount:
+                continue
 
         def written(_: object) -> None:
             self._pending_bytes -= size

@@ -260,9 +260,15 @@ async def test_a_whole_answer_is_waited_for_longer_than_a_stream_may_be_silent(
         await gw.assert_books_are_clean()
 
 
-async def test_the_ceiling_on_requests_at_once_holds_for_those_that_wait(tmp_path: Path, up: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("of", ["tenant", "key"])
+async def test_the_ceiling_on_requests_at_once_holds_for_those_that_wait(
+    tmp_path: Path, up: ScriptedUpstream, of: str
+) -> None:
     value = config(up.url)
-    value["plans"]["prepaid"]["limits"] = {"concurrency": 1}
+    if of == "tenant":
+        value["plans"]["prepaid"]["limits"] = {"concurrency": 1}
+    else:
+        value["tenants"]["acme"]["keys"] = [{"key": digest(KEY), "concurrency": 1}]
     gate = asyncio.Event()
     up.queue(Ok("one", gate=gate))
     async with running(tmp_path, value) as gw:
