@@ -12,6 +12,7 @@ from tests.flow.money.kit import (
     Cell,
     Expect,
     Held,
+    Play,
     Row,
     Scene,
     Tried,
@@ -25,6 +26,7 @@ from tests.flow.money.kit import (
 )
 from tests.flow.money.oracle import Terms, Used, owed_nano
 from tests.flow.rescue_kit import Broken, tells, told
+from tests.support.behaviours import Peer
 from tests.support.gateway import Config, wait_for
 from tests.support.upstream import Ok, Silence, Status, Truncated
 
@@ -208,6 +210,7 @@ NO_ROW = replace(VOID, rows=0)
 NOTHING = {"input": 0, "output": 0}
 OWN = frozenset({"byok"})
 FEE = Terms(UP, fee="12.5%")
+REJECTED = Tried("up", "byok_rejected")
 
 
 async def _free_by_name(scene: Scene, cell: Cell) -> None:
@@ -218,6 +221,32 @@ async def _free_by_name(scene: Scene, cell: Cell) -> None:
 async def _refused_by_name(scene: Scene, cell: Cell) -> None:
     assert (await scene.ask(cell, "solo:free")).status == 403
     assert scene.up.requests == []
+
+
+def storing(play: Play) -> Play:
+    """Once the tenant's own key for `up` is stored."""
+
+    async def stored(scene: Scene, cell: Cell) -> None:
+        body = {"key": OWN_KEY["X-RouterX-API-Key"]}
+        assert (await scene.admin("PUT", f"/tenants/{cell}/byok/up", body)).status == 200
+        before = len(scene.up.requests)
+        await play(scene, cell)
+        assert scene.up.requests[before].headers["authorization"].endswith(OWN_KEY["X-RouterX-API-Key"])
+
+    return stored
+
+
+class RefusesOwnKey:
+    """And answers to the house's."""
+
+    async def play(self, peer: Peer) -> None:
+        is_own = peer.request.headers["authorization"].endswith(OWN_KEY["X-RouterX-API-Key"])
+        await (Status(401) if is_own else Ok()).play(peer)
+
+
+def _goes_on(value: Config) -> None:
+    for tenant in value["tenants"].values():
+        tenant["byok_fallback"] = True
 
 
 def _dearer(scene: Scene) -> Config:
@@ -266,6 +295,14 @@ TERMS = (
     ),
     Row(
         "P",
+        "free_by_name_where_it_costs_nothing",
+        _free_by_name,
+        replace(FREE, terms=Terms(NOTHING)),
+        priced(**NOTHING),
+    ),
+    Row("P", "not_free_where_it_costs_something", _refused_by_name, NO_ROW, planned(free_suffix="zero_priced")),
+    Row(
+        "P",
         "not_free_where_the_plan_has_none",
         _refused_by_name,
         NO_ROW,
@@ -289,7 +326,7 @@ TERMS = (
         "Q",
         "own_key_is_refused",
         answers(Status(401), Ok(), headers=OWN_KEY),
-        replace(VOID, status=403, outcome="byok_rejected", attempts=(Tried("up", "byok_rejected"),), held_by=FEE),
+        replace(VOID, status=403, outcome="byok_rejected", attempts=(REJECTED,), held_by=FEE),
         planned(byok_fee="12.5%"),
     ),
     Row(
@@ -297,6 +334,26 @@ TERMS = (
         "own_key_falls_back_to_nobody_elses",
         answers(Status(500), Ok(), headers=OWN_KEY),
         replace(VOID, status=502, outcome="upstream_5xx", attempts=(FAILED,), held=Held.NOTHING),
+    ),
+    Row(
+        "Q",
+        "stored_key_for_a_fee",
+        storing(answers(Ok())),
+        Expect(billing="byok", terms=FEE, flags=OWN),
+        planned(byok_fee="12.5%", markup="50%"),
+    ),
+    Row(
+        "Q",
+        "stored_key_falls_back_to_nobody_elses",
+        storing(answers(RefusesOwnKey(), Ok())),
+        replace(VOID, status=403, outcome="byok_rejected", attempts=(REJECTED,), held=Held.NOTHING),
+    ),
+    Row(
+        "Q",
+        "stored_key_falls_back_where_its_tenant_lets_it",
+        storing(answers(RefusesOwnKey())),
+        Expect(attempts=(REJECTED, Tried())),
+        both(_goes_on, planned(byok_fee="12.5%")),
     ),
     Row("R", "dearer_meanwhile", _waits, Expect(), end=_dearer_meanwhile),
     Row("R", "dearer_before", _dearer_before, Expect(terms=Terms(SPARE, markup="50%"))),
