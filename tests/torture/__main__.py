@@ -51,7 +51,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--reloads", type=int, default=100, help="edits of the configuration under load (default 100)")
     parser.add_argument("--stops", type=int, default=8, help="SIGTERM under load, so many times (default 8)")
     parser.add_argument("--seed", type=int, help="repeat a run; printed by each")
-    parser.add_argument("--quick", action="store_true", help="each of them a little: about a minute")
+    parser.add_argument("--quick", action="store_true", help="each of them a little: one to two minutes")
     parser.add_argument(
         "--full",
         action="store_true",

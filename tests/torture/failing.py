@@ -44,7 +44,7 @@ FAILED_ONCE = ("upstream_error", "upstream_disconnected")
 OWN_KEYS = [(tenant, provider) for tenant in (world.TEN, world.TOKENS) for provider in ("stub", "spare")]
 STRUCK_S_MAX = 15.0
 LOADED_S = 0.15
-INTERRUPTED_S = (0.05, 0.1)
+INTERRUPTED = 10
 OLD_REQUESTS = 500
 """That there are to prune."""
 
@@ -264,10 +264,11 @@ async def _prepare(scene: Scene, trial: Trial) -> None:
 
 
 async def _interrupted(scene: Scene) -> None:
-    """A kill at no place in particular."""
+    """A kill at no place in particular, with some requests at the provider."""
+    before = scene.made.evidence().dispatched.total()
     await scene.up()
     scene.lanes.open(scene.made.gateway.port)
-    await asyncio.sleep(scene.rng.uniform(*INTERRUPTED_S))
+    await scene.until(lambda: scene.made.evidence().dispatched.total() >= before + INTERRUPTED)
     await scene.down()
 
 

@@ -125,11 +125,12 @@ PLACES: dict[str, Call | Statement] = {
 
 
 def arm(point: Failpoint) -> None:
-    """Plant it, to be called once in a process. Raises KeyError and AttributeError where there is no such place."""
+    """Plant it, to be called once in a process. Raises KeyError where there is no such place."""
     place, strike = PLACES[point.place], _striker(point)
     if isinstance(place, Statement):
         _watch_statements(place, strike)
     else:
+        assert place.name in vars(place.owner), f"{place.owner} has no {place.name}"
         setattr(place.owner, place.name, _around(place, getattr(place.owner, place.name), strike))
 
 
