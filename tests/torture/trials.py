@@ -96,6 +96,6 @@ MISHAPS = (
     Mishap("after_first_delta", Action.RAISE, 5, ("cut", "broke_off internal_error")),
     Mishap("at_settle", Action.RAISE, 5, ("cut", "refused internal_error", "broke_off internal_error")),
     Mishap("before_whole_answer", Action.RAISE, 5, ("cut", "refused internal_error")),
-    Mishap("before_side_file", Action.FULL, 5, ("refused storage_unavailable",), "keyed"),
+    Mishap("before_side_file", Action.FULL, 40, ("refused storage_unavailable",), "keyed"),
     Mishap("before_commit", Action.FULL, 6, REFUSED, "keyed"),
 )
