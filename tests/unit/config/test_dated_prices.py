@@ -274,6 +274,13 @@ def test_a_tier_counts_tokens_as_its_card_does(folder: Folder) -> None:
     assert flex == PriceCard(1_000_000_000, 8_000_000_000)
 
 
+@pytest.mark.parametrize("nothing", ["{}", ""])
+def test_a_tier_that_states_nothing_is_priced_as_its_card(folder: Folder, nothing: str) -> None:
+    price = priced(folder, f"input: 2, output: 8, tiers: {{provisioned: {nothing}}}")
+
+    assert price.of_tier("provisioned") == PriceCard(2_000_000, 8_000_000)
+
+
 @pytest.mark.parametrize(
     ("tiers", "problem"),
     [
