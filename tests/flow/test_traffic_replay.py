@@ -8,6 +8,7 @@ RouterX's own reading of usage. Problems are gathered, so that a failure names e
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from routerx.domain.model import EVERYTHING
+from routerx.domain.pricing import ANY_TIER, PLAIN_TIERS
 from routerx.domain.record import RequestRecord
 from routerx.providers.presets import find_preset
 from tests.support.gateway import HELLO, TENANT, Caller, Config, Gateway, Reply, config, running
@@ -31,6 +33,7 @@ from tests.support.traffic import (
     needs_traffic,
     random_cuts,
     recordings,
+    says_nothing,
 )
 from tests.support.upstream import DONE, Replay, Request, ScriptedUpstream, Stream, sse
 
@@ -117,8 +120,17 @@ def has_impossible_cache(fixture: Fixture) -> bool:
     return usage is not None and (usage.get("cached_tokens") or 0) > usage["prompt_tokens"]
 
 
+def expected_flags(fixture: Fixture) -> set[str]:
+    flags = {"anomaly"} if has_impossible_cache(fixture) else set()
+    tiers = re.findall(rb'"service_tier": ?"([a-z_]+)"', body_of(fixture))
+    flags |= {"tier_unpriced"} if tiers and tiers[-1].decode() not in (*PLAIN_TIERS, ANY_TIER) else set()
+    return flags | ({"empty"} if says_nothing(fixture) else set())
+
+
 def owed_nano(fixture: Fixture) -> int | None:
-    """Row A of MONEY.md for the recording, by PRICE; None where only an estimate can tell."""
+    """Rows A and Y of MONEY.md for the recording, by PRICE; None where only an estimate can tell."""
+    if says_nothing(fixture):
+        return 0
     usage = reported(fixture)
     if usage is None:
         return None
@@ -222,8 +234,7 @@ def misserved(played: Played, fixture: Fixture, body: bytes, flags: set[str] | N
         return f"{reply.status} {record.outcome}: {reply.body[:300]!r}"
     if reply.body != body:
         return f"{reply.body!r} in place of {body!r}"
-    wanted = (flags or set()) | ({"anomaly"} if has_impossible_cache(fixture) else set())
-    if set(record.flags) != wanted:
+    if set(record.flags) != (flags or set()) | expected_flags(fixture):
         return f"flagged {record.flags}"
     if owed is None:
         return None if record.usage_source == "estimated" and record.cost_nano > 0 else f"no estimate: {record}"

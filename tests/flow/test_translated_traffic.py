@@ -35,7 +35,7 @@ from tests.support.oracle import (
     told,
 )
 from tests.support.told import misshapen
-from tests.support.traffic import Fixture, awkward_cuts, body_of, is_stream, needs_traffic, random_cuts
+from tests.support.traffic import Fixture, awkward_cuts, body_of, is_stream, needs_traffic, random_cuts, says_nothing
 from tests.support.upstream import Replay, ScriptedUpstream
 
 pytestmark = needs_traffic
@@ -230,7 +230,7 @@ def misserved(played: Played, fixture: Fixture, caller: str) -> str | None:
         wrong = "; ".join(differences(wanted, got, cannot_say(caller, fixture, wanted))) or None
     if wrong is not None:
         return wrong
-    owed = owed_nano(wanted, RATES)
+    owed = 0 if says_nothing(fixture) else owed_nano(wanted, RATES)
     if owed is None:
         return None if record.usage_source == "estimated" else f"no estimate: {record}"
     if record.usage_source != "provider" or record.cost_nano != owed:

@@ -58,6 +58,11 @@ def _entries() -> tuple[Fixture, ...]:
     return tuple(json.loads(line) for line in INDEX.read_text().splitlines())
 
 
+def says_nothing(fixture: Fixture) -> bool:
+    """Row Y of MONEY.md: whole, at its end, and empty."""
+    return "a:empty" in fixture["tags"] and fixture["expected"]["finish"] == "stop"
+
+
 def is_stream(fixture: Fixture) -> bool:
     return "stream_bytes" in fixture
 
