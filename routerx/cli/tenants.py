@@ -186,7 +186,7 @@ def history(ctx: click.Context, name: str, limit: int) -> None:
 
 def _limited(tenant: TenantDetail) -> None:
     render.say(f"{tenant.name} has new limits.")
-    render.facts([("plan", _plan(tenant.plan)), ("limits", limits_text(tenant.plan.limits) or "none")])
+    render.facts(_terms(tenant))
 
 
 def _table(tenants: tuple[TenantSummary, ...]) -> None:
@@ -226,8 +226,7 @@ def _detail(tenant: TenantDetail) -> None:
         ("spent today", f"{money(funds.spent_today_usd)} in {funds.requests_today:,} requests"),
         ("spent this month", money(funds.spent_month_usd)),
         ("spent in all", money(funds.spent_total_usd)),
-        ("plan", _plan(tenant.plan)),
-        ("limits", limits_text(tenant.plan.limits) or "none"),
+        *_terms(tenant),
         ("policy", tenant.policy),
         ("models", ", ".join(tenant.allow) if tenant.allow else "all"),
     ]
@@ -242,9 +241,17 @@ def _plan(plan: PlanView) -> str:
     parts = [f"{plan.name} ({plan.billing}"]
     if plan.markup_bp:
         parts.append(f"markup {plan.markup_bp / 100:g}%")
-    if plan.spend_limit is not None:
-        parts.append(f"at most {spend_text(plan.spend_limit)}")
     return ", ".join(parts) + ")"
+
+
+def _terms(tenant: TenantDetail) -> list[tuple[str, Cell]]:
+    """The plan and the limits as they are for this tenant."""
+    spend = spend_text(tenant.plan.spend_limit)
+    return [
+        ("plan", _plan(tenant.plan)),
+        ("spend limit", "none" if spend is None else f"{spend}, {money(tenant.funds.left_usd)} left"),
+        ("limits", limits_text(tenant.plan.limits) or "none"),
+    ]
 
 
 def _transfers(transfers: tuple[TransferView, ...]) -> None:

@@ -42,7 +42,7 @@ class KeyOperations:
         limit = view.spend_limit
         left_nano = None
         if limit is not None:
-            left_nano = max(0, limit.amount_nano - use.spent_nano(Period(limit.period)) - use.held_nano)
+            left_nano = use.left_nano(SpendLimit(limit.amount_nano, Period(limit.period)))
         return KeyDetail(
             view=view,
             requests_today=use.requests_today,

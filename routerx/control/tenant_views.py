@@ -143,11 +143,10 @@ class OwnViews:
 def _spend_limit(limit: SpendLimit | None, use: KeyUse) -> dict[str, str] | None:
     if limit is None:
         return None
-    left_nano = limit.amount_nano - use.spent_nano(limit.period) - use.held_nano
     return {
         "amount_usd": format_usd(limit.amount_nano),
         "period": limit.period.value,
-        "left_usd": format_usd(max(0, left_nano)),
+        "left_usd": format_usd(use.left_nano(limit)),
     }
 
 

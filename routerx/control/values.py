@@ -14,7 +14,8 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 
 
 class Funds(msgspec.Struct, frozen=True):
-    """A tenant's money now. `available_*` is what a new request may hold; None where the plan charges nothing."""
+    """A tenant's money now. `available_*` is what a new request may hold; None where the plan charges nothing. `left_*`
+    is what its spend limit leaves in this period; None where it has none."""
 
     balance_usd: str
     balance_nano: int
@@ -28,6 +29,8 @@ class Funds(msgspec.Struct, frozen=True):
     spent_month_nano: int
     spent_total_usd: str
     spent_total_nano: int
+    left_usd: str | None
+    left_nano: int | None
     requests_today: int
 
 

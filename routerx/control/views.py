@@ -56,6 +56,7 @@ def iso_time(ns: int) -> str:
 
 def funds_view(funds: TenantFunds, plan: Plan) -> Funds:
     available = None if plan.billing is Billing.OFF else funds.balance_nano - funds.held_nano - funds.floor_nano
+    left = None if plan.spend_limit is None else funds.left_nano(plan.spend_limit)
     return Funds(
         balance_usd=format_usd(funds.balance_nano),
         balance_nano=funds.balance_nano,
@@ -69,6 +70,8 @@ def funds_view(funds: TenantFunds, plan: Plan) -> Funds:
         spent_month_nano=funds.spent_month_nano,
         spent_total_usd=format_usd(funds.spent_total_nano),
         spent_total_nano=funds.spent_total_nano,
+        left_usd=None if left is None else format_usd(left),
+        left_nano=left,
         requests_today=funds.requests_today,
     )
 

@@ -8,7 +8,7 @@ import msgspec
 
 from routerx.domain.model import DatedPrice
 from routerx.domain.record import RequestRecord
-from routerx.domain.tenant import KeyTerms, Period, Principal, Tenant
+from routerx.domain.tenant import KeyTerms, Period, Principal, SpendLimit, Tenant
 from routerx.secrets import Secret
 
 
@@ -57,36 +57,9 @@ class TransferRow(msgspec.Struct, frozen=True):
     """Its reference was known: nothing was moved now, and this is the transfer of then."""
 
 
-class TenantFunds(msgspec.Struct, frozen=True):
-    """One tenant's money and runtime state now."""
-
-    tenant: str
-    balance_nano: int
-    held_nano: int
-    floor_nano: int
-    spent_today_nano: int
-    spent_month_nano: int
-    spent_total_nano: int
-    requests_today: int
-    suspended: bool
-    suspend_reason: str | None
-
-
-class KeyRow(msgspec.Struct, frozen=True):
-    """A key that the ledger issued or revoked; the key itself is not stored."""
-
-    id: str
-    tenant: str
-    label: str | None
-    created_ns: int
-    revoked_ns: int | None
-    source: str
-    """`issued`, or `yaml` for the tombstone of a key declared in YAML."""
-    terms: KeyTerms | None = None
-
-
-class KeyUse(msgspec.Struct, frozen=True):
-    """What one key has done, and what its running requests hold; amounts in nano-USD, periods in UTC."""
+class Spent(msgspec.Struct, frozen=True):
+    """What a tenant, or one of its keys, has done, and what its running requests hold; amounts in nano-USD, periods in
+    UTC."""
 
     requests_today: int
     spent_today_nano: int
@@ -105,6 +78,37 @@ class KeyUse(msgspec.Struct, frozen=True):
                 return self.spent_month_nano
             case Period.TOTAL:
                 return self.spent_total_nano
+
+    def left_nano(self, limit: SpendLimit) -> int:
+        """What the limit leaves for further requests in its period."""
+        return max(0, limit.amount_nano - self.spent_nano(limit.period) - self.held_nano)
+
+
+class TenantFunds(Spent, frozen=True):
+    """One tenant's money and runtime state now."""
+
+    tenant: str
+    balance_nano: int
+    floor_nano: int
+    suspended: bool
+    suspend_reason: str | None
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key that the ledger issued or revoked; the key itself is not stored."""
+
+    id: str
+    tenant: str
+    label: str | None
+    created_ns: int
+    revoked_ns: int | None
+    source: str
+    """`issued`, or `yaml` for the tombstone of a key declared in YAML."""
+    terms: KeyTerms | None = None
+
+
+class KeyUse(Spent, frozen=True):
+    """What one key has done."""
 
 
 class OwnKeyRow(msgspec.Struct, frozen=True):

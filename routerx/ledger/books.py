@@ -221,6 +221,7 @@ class Books:
             held_nano=funds.held_nano,
             floor_nano=funds.floor_nano,
             spent_today_nano=spending.spent(Period.DAY, day),
+            spent_week_nano=spending.spent(Period.WEEK, day),
             spent_month_nano=spending.spent(Period.MONTH, day),
             spent_total_nano=spending.total_nano,
             requests_today=spending.requests(day),

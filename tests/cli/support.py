@@ -215,6 +215,7 @@ class FakeLedger:
             held_nano=50_000_000,
             floor_nano=0,
             spent_today_nano=3_674_000,
+            spent_week_nano=503_674_000,
             spent_month_nano=1_003_674_000,
             spent_total_nano=12_003_674_000,
             requests_today=1_234,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from routerx.domain.tenant import Period
 from tests.flow.flow_kit import UP_COST, planned
-from tests.support.gateway import USD, config, running
+from tests.support.gateway import ADMIN_KEY, TENANT, USD, config, running
 from tests.support.upstream import ScriptedUpstream
 
 
@@ -22,10 +23,20 @@ async def test_client_that_leaves_while_the_charge_is_written_has_had_its_answer
         await gw.assert_books_are_clean()
 
 
-async def test_spend_limit_stops_before_it_is_passed(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as up, running(tmp_path, planned(up.url, spend_limit="$2/month")) as gw:
+@pytest.mark.parametrize("period", Period)
+async def test_spend_limit_stops_before_it_is_passed(tmp_path: Path, period: Period) -> None:
+    limit = f"$2.000000001/{period.value}"
+    async with ScriptedUpstream() as up, running(tmp_path, planned(up.url, spend_limit=limit)) as gw:
         assert [(await gw.chat("flat")).status for _ in range(3)] == [200, 200, 402]
         refused = await gw.chat("flat")
         assert refused.error["code"] == "spend_limit_reached"
+        assert (refused.error["spent"], refused.error["needed"], refused.error["limit_of"]) == (
+            "2.00",
+            "1.00",
+            "tenant",
+        )
+        assert (refused.error["resets"] is None) is (period is Period.TOTAL)
         assert (gw.funds().balance_nano, len(up.requests)) == (8 * USD, 2)
+        shown = await gw.ask("GET", f"/admin/v1/tenants/{TENANT}", key=ADMIN_KEY)
+        assert (shown.json["funds"]["left_usd"], shown.json["funds"]["left_nano"]) == ("0.000000001", 1)
         await gw.assert_books_are_clean()
