@@ -14,11 +14,12 @@ import msgspec
 
 from routerx.clock import Clock
 from routerx.domain.call import Advance, Candidate, Plan, Retry, Stop, UpstreamCall, Verdict
-from routerx.domain.failure import Failure, FailureKind, UpstreamFault, as_client_error
+from routerx.domain.failure import Effect, Failure, FailureKind, UpstreamFault, as_client_error
 from routerx.domain.policy import (
     FIRST_TOKEN_BUFFERED_S,
     FIRST_TOKEN_STREAM_S,
     FIRST_TOKEN_WITH_FALLBACK_S,
+    RetryPolicy,
     Timeouts,
 )
 from routerx.domain.pricing import PriceSnapshot, cost_nano
@@ -32,7 +33,7 @@ from routerx.gateway.translation import Script, Translator
 from routerx.providers.pacing import used_up_s
 from routerx.providers.prepare import Preparer, Target
 from routerx.providers.spec import Credential
-from routerx.routing.decide import AttemptState, decide, following
+from routerx.routing.decide import EARLY_S, AttemptState, decide, following
 from routerx.routing.plan import no_healthy
 from routerx.routing.state import RoutingState
 from routerx.secrets import fingerprint
@@ -193,8 +194,7 @@ class AttemptLoop:
         """A stream broke off after it had been committed: its attempt has not won, and routing is told."""
         assert ctx.plan is not None
         assert ctx.peek is not None
-        price = commit.candidate.endpoint.price
-        cost = 0 if price is None else cost_nano(ctx.peek.asked_likely, PriceSnapshot(price))
+        cost = _prompt_cost_nano(ctx, commit.candidate)
         ctx.attempts[-1] = msgspec.structs.replace(
             ctx.attempts[-1], outcome=failure.kind.value, won=False, cost_est_nano=cost
         )
@@ -217,6 +217,7 @@ class AttemptLoop:
         credential: Credential | None
         if candidate.own_key:
             credential = _own_credential(ctx, provider.name)
+            self._routing.budget(endpoint.key, own_keys=True).called(now_s)
         else:
             tokens = ctx.peek.tokens_likely if provider.limits_tokens else 0
             credential = self._routing.pick_credential(provider, endpoint, ctx.plan.policy, now_s, tokens=tokens)
@@ -252,8 +253,9 @@ class AttemptLoop:
         index, tries = at
         self._failed(ctx, attempt, failure)
         key, now_s = attempt.candidate.endpoint.key, self._clock.monotonic_s()
-        if attempt.candidate.own_key:  # There is no other key, and nothing is known of when this one may be used again.
-            ready_in_s = failure.retry_after_s if failure.retry_after_s is not None else plan.policy.retry.backoff_min_s
+        own_key = attempt.candidate.own_key
+        if own_key:
+            ready_in_s = _own_rest_s(failure, plan.policy.retry)
         else:
             ready_in_s = self._routing.ready_in_s(attempt.provider, key, now_s)
         state = AttemptState(
@@ -265,9 +267,8 @@ class AttemptLoop:
             now_s=now_s,
             any_error=plan.any_error,
         )
-        verdict = decide(
-            failure, attempt=state, policy=plan.policy, budget=self._routing.budget(key), rng=self._routing.rng
-        )
+        budget = self._routing.budget(key, own_keys=own_key)
+        verdict = decide(failure, attempt=state, policy=plan.policy, budget=budget, rng=self._routing.rng)
         if isinstance(verdict, Stop) and failure.kind is FailureKind.RATE_LIMITED and failure.retry_after_s is None:
             # The provider did not say how long; the credential's own rest is when asking again has sense.
             return Stop(msgspec.structs.replace(failure, retry_after_s=ready_in_s))
@@ -307,7 +308,7 @@ class AttemptLoop:
         left = plan.policy.retry.attempts_max - len(ctx.attempts)
         if left < 2 or candidate.own_key != plan.candidates[index - 1].own_key:
             return None  # Nobody asked to pay the house for a moment's patience.
-        if not self._routing.budget(candidate.endpoint.key).spend(now_s):
+        if not self._routing.budget(candidate.endpoint.key, own_keys=candidate.own_key).spend(now_s):
             return None
         try:
             script = self._translator.passing(ctx, candidate)
@@ -421,7 +422,8 @@ class AttemptLoop:
         attempt.status = reply.status
         now_s = self._clock.monotonic_s()
         attempt.first_byte_s = now_s - attempt.started_s
-        if (wait_s := used_up_s(reply.headers, self._clock.now_ns())) is not None:
+        own_key = attempt.candidate.own_key
+        if not own_key and (wait_s := used_up_s(reply.headers, self._clock.now_ns())) is not None:
             self._routing.paced(attempt.credential.id, wait_s, now_s)
         return judge(ctx, attempt, reply, self._clock)
 
@@ -463,9 +465,25 @@ def _shows_first_token(ctx: RequestContext) -> bool:
     return ctx.peek is not None and ctx.peek.stream and ctx.peek.metered is None
 
 
+def _own_rest_s(failure: Failure, retry: RetryPolicy) -> float:
+    """How long a caller's own key rests after a failure: there is no other one, and nothing of it is remembered."""
+    if failure.rule.effect is not Effect.COOL:
+        return 0.0
+    wait_s = failure.retry_after_s
+    return max(EARLY_S, wait_s if wait_s is not None and wait_s > 0 else retry.backoff_min_s)
+
+
 def _house_cost_nano(ctx: RequestContext, attempt: Attempt, outcome: str) -> int:
-    """What the provider may bill for an attempt without an answer: the prompt, where it may have begun to work."""
-    price = attempt.candidate.endpoint.price
-    if price is None or ctx.peek is None or not attempt.dispatched or outcome not in MAY_HAVE_WORKED:
+    """What the provider may bill the house for an attempt without an answer: the prompt, where it may have begun to
+    work."""
+    if not attempt.dispatched or outcome not in MAY_HAVE_WORKED:
+        return 0
+    return _prompt_cost_nano(ctx, attempt.candidate)
+
+
+def _prompt_cost_nano(ctx: RequestContext, candidate: Candidate) -> int:
+    """Of what is asked with a tenant's own key nothing is the house's."""
+    price = candidate.endpoint.price
+    if price is None or candidate.own_key or ctx.peek is None:
         return 0
     return cost_nano(ctx.peek.asked_likely, PriceSnapshot(price))

@@ -8,7 +8,7 @@ from routerx.domain.call import Candidate
 from routerx.domain.model import Endpoint
 from routerx.domain.policy import Sort
 from routerx.money import format_usd
-from routerx.routing.rules import LACKS, UNKNOWN_MODEL, WISHED, blended_price
+from routerx.routing.rules import HOUSE_KEY, LACKS, NO_HOUSE_KEY, OWN_KEY_LOST, UNKNOWN_MODEL, WISHED, blended_price
 from routerx.routing.state import RoutingState
 
 RULES: Mapping[str, str] = {
@@ -28,6 +28,9 @@ RULES: Mapping[str, str] = {
     "provider_limited": "its provider has been called as often as it may be",
     "no_credential": "its provider has no key",
     "no_provider": "its provider is not configured",
+    HOUSE_KEY: "the tenant has an own key for the model, and does not fall back to those of the house",
+    OWN_KEY_LOST: "the tenant's own key for its provider cannot be read any more",
+    NO_HOUSE_KEY: "its provider is asked with callers' own keys only, and there is none",
     UNKNOWN_MODEL: "no model of this name is there, or none for this key",
     **WISHED,
 }
@@ -67,6 +70,8 @@ def reason(candidate: Candidate, sort: Sort, here: Standing, *, ordered: bool) -
     parts = [f"fallback model {endpoint.model}"] if candidate.is_fallback_model else []
     if ordered:
         return ", ".join([*parts, "in the order that the caller gave"])
+    if candidate.own_key:
+        parts.append("asked with the tenant's own key")
     parts.append(f"priority {endpoint.priority}")
     parts.append(_BY_SORT.get(sort, _latency)(endpoint, here))
     return ", ".join(parts)

@@ -101,6 +101,8 @@ class Provider(msgspec.Struct, frozen=True):
     """It may keep or train on what it is sent (`provider.data_collection` of callers)."""
     zdr: bool = False
     """Zero data retention is agreed with it."""
+    byok_only: bool = False
+    """The house has no key for it: it is asked with keys that are tenants' own, and has no `credentials`."""
     public: bool = False
     """A vendor's own address: it cannot be on a private network."""
     mock: MockSettings | None = None

@@ -48,14 +48,15 @@ SCORE_STEPS = 20
 
 
 def arrange(options: list[Option], view: OrderView, state: RoutingState, now_s: float) -> list[Option]:
-    """Best first; a permutation of `options`."""
+    """Best first; a permutation of `options`, which are all asked with the tenant's own keys, or all with the house's."""
     match view.sort:
         case Sort.PRIORITY:
             order = options
         case Sort.WEIGHTED:
             order = sorted(options, key=lambda option: _draw(option.endpoint.weight, state))
         case Sort.ROUND_ROBIN:
-            turn = state.turn(view.model, takes=view.explores) % len(options)
+            whose = f"{view.model}\0own" if options[0].candidate.own_key else view.model
+            turn = state.turn(whose, takes=view.explores) % len(options)
             order = options[turn:] + options[:turn]
         case Sort.PRICE:
             order = _by_price(options, view, state, now_s)
@@ -100,7 +101,7 @@ def _by_merit(options: list[Option], view: OrderView, state: RoutingState, now_s
     if len({option.endpoint.weight for option in unknown}) > 1:
         unknown.sort(key=lambda option: _draw(option.endpoint.weight, state))
     first: list[Option] = []
-    if view.explores:
+    if view.explores and not options[0].candidate.own_key:  # Nothing is learnt from own keys.
         for option in unknown:
             if state.explore(option.endpoint, now_s):
                 first.append(option)

@@ -23,6 +23,8 @@ HOUSE_KEY = "house_key"
 """The tenant has keys of its own for other endpoints, and does not fall back to the house's."""
 OWN_KEY_LOST = "own_key_lost"
 """The tenant's own key for the provider cannot be read."""
+NO_HOUSE_KEY = "no_house_key"
+"""The provider is asked with tenants' own keys only, and there is none here."""
 UNKNOWN_MODEL = "unknown_model"
 """Of a name among the caller's own `models`, in place of an endpoint."""
 
@@ -95,8 +97,11 @@ class Terms(msgspec.Struct, frozen=True):
     stored: StoredKeys = NO_STORED_KEYS
 
     def owns(self, provider: Provider) -> bool:
-        """Whether the provider is asked with a key that is the tenant's own."""
-        return self.own_key or provider.name in self.stored.usable
+        """Whether the tenant has a key of its own for the provider, be it one that cannot be read any more."""
+        if self.own_key:
+            return True
+        has_one = provider.name in self.stored.usable or provider.name in self.stored.lost
+        return has_one and _takes_key(provider)
 
 
 class Rules:
@@ -111,6 +116,11 @@ class Rules:
         self._ignore = Slugs(wishes.ignore)
         self._order = Slugs(wishes.order)
 
+    @property
+    def falls_back(self) -> bool:
+        """Whether the house's keys may serve where the tenant's own do not."""
+        return self._terms.tenant.byok_fallback and not self._terms.own_key
+
     def place(self, endpoint: Endpoint, provider: Provider) -> int:
         """Where the caller's `order` has it; behind all places where it is not named."""
         place = self._order.place(endpoint, provider)
@@ -118,18 +128,17 @@ class Rules:
 
     def keys_for(self, provider: Provider) -> tuple[bool, ...]:
         """With whose keys the provider may be asked, in order: True the tenant's own, False the house's."""
-        terms = self._terms
-        if not terms.owns(provider):
+        if not self._terms.owns(provider):
             return (False,)
-        return (True, False) if terms.tenant.byok_fallback and not terms.own_key else (True,)
+        return (True, False) if self.falls_back and not provider.byok_only else (True,)
 
     def terms_of(self, endpoint: Endpoint, *, own_key: bool) -> tuple[BillingMode, PriceSnapshot | None]:
         """How an answer by the endpoint is billed."""
         return terms_of(endpoint, self._terms.tenant, free=self._terms.free, own_key=own_key)
 
-    def against(self, endpoint: Endpoint, provider: Provider, found: Found) -> str | None:
-        """The first rule that keeps the endpoint out; the caller's own come last, so that one of them tells that
-        nothing else is in the way."""
+    def against(self, endpoint: Endpoint, provider: Provider, found: Found, *, own_key: bool) -> str | None:
+        """The first rule that keeps the endpoint, asked with such a key, out; the caller's own come last, so that one
+        of them tells that nothing else is in the way."""
         terms = self._terms
         if not found.allowed(endpoint, terms.tenant):
             return NOT_ALLOWED
@@ -139,12 +148,16 @@ class Rules:
         plan, card = terms.tenant.plan, endpoint.price
         if terms.free and plan.free_suffix is FreeSuffix.ZERO_PRICED and (card is None or not card.is_free):
             return "not_zero_priced"
-        if provider.name in terms.stored.lost and not terms.own_key and not terms.tenant.byok_fallback:
-            return OWN_KEY_LOST
-        if card is None and plan.on_unpriced is OnUnpriced.DENY and not terms.owns(provider):
+        if provider.byok_only and not own_key:
+            return NO_HOUSE_KEY
+        if card is None and plan.on_unpriced is OnUnpriced.DENY and not own_key:
             return "unpriced"
         rule = None if endpoint.key == terms.reference.key else self._fenced(card)
-        return rule if rule is not None else self._unwanted(endpoint, provider)
+        if rule is None:
+            rule = self._unwanted(endpoint, provider, own_key=own_key)
+        if rule is None and own_key and not terms.own_key and provider.name in terms.stored.lost:
+            return OWN_KEY_LOST
+        return rule
 
     def _fenced(self, card: PriceCard | None) -> str | None:
         fence = self._terms.fence
@@ -159,12 +172,12 @@ class Rules:
             return "fence_max_cost_ratio"
         return None
 
-    def _unwanted(self, endpoint: Endpoint, provider: Provider) -> str | None:
+    def _unwanted(self, endpoint: Endpoint, provider: Provider, *, own_key: bool) -> str | None:
         wishes = self._wishes
         rule = self._named(endpoint, provider)
         if rule is not None:
             return rule
-        if wishes.max_price is not None and self._is_over(wishes.max_price, endpoint.price, provider):
+        if wishes.max_price is not None and self._is_over(wishes.max_price, endpoint.price, own_key=own_key):
             return "over_max_price"
         if not wishes.parameters <= provider.takes:
             return "takes_not_all_parameters"
@@ -190,7 +203,7 @@ class Rules:
             return NO_FALLBACKS
         return None
 
-    def _is_over(self, most: MaxPrice, card: PriceCard | None, provider: Provider) -> bool:
+    def _is_over(self, most: MaxPrice, card: PriceCard | None, *, own_key: bool) -> bool:
         """Whether the tenant would pay more for any unit, its markup included; the plain price counts, not the one of
         long prompts. What has no price cannot be shown to be cheap enough."""
         terms = self._terms
@@ -198,7 +211,7 @@ class Rules:
             return False
         if card is None:
             return True
-        whole = BP if terms.owns(provider) else BP + terms.tenant.plan.markup_bp
+        whole = BP if own_key else BP + terms.tenant.plan.markup_bp
         image_pico = card.input_pico if card.image_in_pico is None else card.image_in_pico
         pairs = (
             (most.input_pico, card.input_pico),
@@ -227,8 +240,14 @@ def _lacking(endpoint: Endpoint, provider: Provider, peek: Peek) -> str | None:
     return missing[0].value if missing else None
 
 
+def _takes_key(provider: Provider) -> bool:
+    """Whether a key is sent to it at all; the mock takes any."""
+    return provider.auth is not Auth.NONE or provider.mock is not None
+
+
 def _asks_for_key(provider: Provider) -> bool:
     """Whether a caller's key pays for anything there: where none is asked for, the house serves."""
     if provider.mock is not None:
         return True
-    return provider.auth is not Auth.NONE and any(each.secret is not None for each in provider.credentials)
+    has_one = provider.byok_only or any(each.secret is not None for each in provider.credentials)
+    return provider.auth is not Auth.NONE and has_one

@@ -28,6 +28,7 @@ from routerx.providers.spec import Provider
 from routerx.routing.names import KIND_OF, Found, Meaning, listed, models_named, not_available, not_found, resolve
 from routerx.routing.rules import (
     HOUSE_KEY,
+    NO_HOUSE_KEY,
     NOT_ALLOWED,
     OTHER_PROVIDER,
     OWN_KEY_LOST,
@@ -144,10 +145,6 @@ def make_shortlist(ask: Ask, snapshot: Snapshot) -> Shortlist:
         others = [option.endpoint.key for group in groups for option in group if option.provider.name != home]
         groups = [kept for group in groups if (kept := tuple(each for each in group if each.provider.name == home))]
         excluded += [Exclusion(key, OTHER_PROVIDER) for key in others]
-    elif stored.usable and not tenant.byok_fallback and any(group[0].candidate.own_key for group in groups):
-        others = [each.endpoint.key for group in groups for each in group if not each.candidate.own_key]
-        groups = [group for group in groups if group[0].candidate.own_key]
-        excluded += [Exclusion(key, HOUSE_KEY) for key in others]
     if not groups:
         try:
             _refuse(meaning, excluded, tenant)
@@ -214,31 +211,42 @@ def _grouped(
 ) -> tuple[list[tuple[Option, ...]], list[Exclusion]]:
     """What passes the rules, in groups of what only the moment puts in an order, and what does not.
 
-    What is asked with the tenant's own keys comes first, then by model, then by the caller's order, then by the
-    operator's priority, which does not count where the caller says by what to sort.
+    By model, then what is asked with the tenant's own keys, then by the caller's order, then by the operator's
+    priority, which does not count where the caller says by what to sort. From the first model on that the tenant has a
+    key of its own for, the house's keys serve only a tenant that has opted in.
     """
     groups: dict[tuple[int, int, int, int], list[Option]] = {}
     excluded: dict[str, str] = {}
     kept: set[str] = set()
+    owned_from = math.inf
     for link in chain:
         for endpoint in sorted(link.found.model.endpoints, key=lambda each: each.priority):
             # What is not allowed under one model's name may be under another's.
             if endpoint.key in kept or excluded.get(endpoint.key, NOT_ALLOWED) != NOT_ALLOWED:
                 continue
             provider = snapshot.providers.get(endpoint.provider)
-            rule = rules.against(endpoint, provider, link.found) if provider is not None else "no_provider"
-            if provider is None or rule is not None:
-                excluded[endpoint.key] = str(rule)
+            if provider is None:
+                excluded[endpoint.key] = "no_provider"
+                continue
+            timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
+            ways = {own: rules.against(endpoint, provider, link.found, own_key=own) for own in rules.keys_for(provider)}
+            if ways.get(True, NOT_ALLOWED) in (None, OWN_KEY_LOST):
+                owned_from = min(owned_from, link.rank)
+            open_ways = [own_key for own_key, rule in ways.items() if rule is None]
+            if not open_ways:
+                excluded[endpoint.key] = str(next(iter(ways.values())))
                 continue
             kept.add(endpoint.key)
             excluded.pop(endpoint.key, None)
-            timeouts = policy.timeouts.over(endpoint.timeouts.over(provider.timeouts))
-            for own_key in rules.keys_for(provider):
+            for own_key in open_ways:
                 billing, terms = rules.terms_of(endpoint, own_key=own_key)
                 candidate = Candidate(endpoint, link.is_fallback, timeouts, own_key, billing, terms)
                 place = rules.place(endpoint, provider)
-                rank = (0 if own_key else 1, link.rank, place, endpoint.priority if by_priority else 0)
+                rank = (link.rank, 0 if own_key else 1, place, endpoint.priority if by_priority else 0)
                 groups.setdefault(rank, []).append(Option(candidate, provider))
+    if not rules.falls_back:
+        for rank in [rank for rank in groups if rank[0] >= owned_from and rank[1] == 1]:
+            excluded.update((option.endpoint.key, HOUSE_KEY) for option in groups.pop(rank))
     return [tuple(groups[rank]) for rank in sorted(groups)], [Exclusion(key, rule) for key, rule in excluded.items()]
 
 
@@ -265,7 +273,7 @@ def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoRe
     if unwanted:
         raise _no_endpoint(name, unwanted)
     rule = asked[0].rule if asked else NOT_ALLOWED
-    if rule == OWN_KEY_LOST:
+    if any(each.rule == OWN_KEY_LOST for each in excluded):
         raise NoHealthyUpstream(
             f"this tenant's own key for a provider of model {name!r} cannot be read any more, and no other key is used "
             "in its place; ask the operator of this gateway to store it again"
@@ -290,6 +298,13 @@ def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoRe
             "give it a price or set on_unpriced in the plan",
             param="model",
             details={"reason": "model_unpriced"},
+        )
+    if rule == NO_HOUSE_KEY:
+        raise PermissionDenied(
+            f"model {name!r} is served with callers' own provider keys only; send yours in X-RouterX-API-Key, or have "
+            "the operator of this gateway store it for this tenant",
+            param="model",
+            details={"reason": NO_HOUSE_KEY},
         )
     raise not_available(name)
 

@@ -129,6 +129,7 @@ class RoutingState:
         """Whose turn it is among the credentials of a provider."""
         self._rounds: dict[str, int] = {}
         """Whose turn it is among the endpoints of a model."""
+        self._own_budgets: dict[str, RetryBudget] = {}
         self._declared: frozenset[str] | None = None
         self._credential_ids: frozenset[str] | None = None
 
@@ -217,8 +218,15 @@ class RoutingState:
         lane.explored_s = now_s
         return True
 
-    def budget(self, endpoint_key: str) -> RetryBudget:
-        """The retry budget of an endpoint that has been called."""
+    def budget(self, endpoint_key: str, *, own_keys: bool = False) -> RetryBudget:
+        """The retry budget of an endpoint that has been called; what is called with tenants' own keys has another."""
+        if own_keys:
+            budget = self._own_budgets.get(endpoint_key)
+            if budget is None:
+                if len(self._own_budgets) >= LANES_MAX:
+                    self._own_budgets.clear()
+                budget = self._own_budgets[endpoint_key] = RetryBudget()
+            return budget
         lane = self._lanes.get(endpoint_key)
         return lane.budget if lane is not None else RetryBudget()
 
