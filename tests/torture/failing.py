@@ -84,12 +84,16 @@ class Scene:
         self.rng = rng
         self.found: list[str] = []
         self.orders = 0
-        self.keys: set[str] = set()
-        """Labels of the keys whose making was acknowledged; of own keys, tenant and provider."""
+        self.acknowledged: set[str] = set()
+        """Labels of keys that were made; of own keys, tenant and provider; paths of backups."""
 
     def strikes(self) -> int:
         path = self.made.folder / STRIKES
         return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def dispatched(self) -> int:
+        """Calls that have reached the provider."""
+        return (self.made.folder / "provider.journal").read_bytes().count(b"\n")
 
     async def order(self, method: str, path: str, body: dict[str, str]) -> int:
         """The status of an order to the admin API; 0 where the gateway has gone."""
@@ -111,11 +115,9 @@ class Scene:
         try:
             await self.made.gateway.start()
             self.found += await self.made.unclean_start()
-        except FAILURES:
-            return False
-        except GatewayFailed as error:
+        except (*FAILURES, GatewayFailed) as error:
             if not faults:
-                self.found.append(f"start {self.made.gateway.starts}: {error}")
+                self.found.append(f"start {self.made.gateway.starts}: {error!r}")
             return False
         return True
 
@@ -170,7 +172,7 @@ async def _issue_keys(scene: Scene) -> None:
         status = await scene.order("POST", "/admin/v1/keys", {"tenant": "north", "label": label})
         if status == 0:
             return
-        scene.keys.add(label)
+        scene.acknowledged.add(label)
         if status // 100 != 2:
             scene.found.append(f"key: making {label} was answered with {status}")
 
@@ -184,15 +186,18 @@ async def _store_own_keys(scene: Scene) -> None:
         path = f"/admin/v1/tenants/{tenant}/byok/{provider}"
         status = await scene.order("PUT", path, {"key": f"own-key-{scene.orders}"})
         if status == 200:
-            scene.keys.add(f"{tenant} {provider}")
+            scene.acknowledged.add(f"{tenant} {provider}")
         elif status:
             scene.found.append(f"own key: storing one was answered with {status}")
 
 
 async def _prune(scene: Scene) -> None:
-    today = time.strftime("%Y-%m-%d", time.gmtime())
-    while await scene.order("POST", "/admin/v1/ledger/prune", {"before": today}):
+    while await scene.order("POST", "/admin/v1/ledger/prune", {"before": _today()}):
         pass
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 async def _back_up(scene: Scene) -> None:
@@ -200,11 +205,10 @@ async def _back_up(scene: Scene) -> None:
     status = 200
     while status:
         scene.orders += 1
-        status = await scene.order("POST", "/admin/v1/ledger/backup", {"path": str(_backup(scene, scene.orders))})
-
-
-def _backup(scene: Scene, number: int) -> Path:
-    return scene.made.folder.absolute() / f"backup-{number}.db"
+        path = str(scene.made.folder.absolute() / f"backup-{scene.orders}.db")
+        status = await scene.order("POST", "/admin/v1/ledger/backup", {"path": path})
+        if status == 200:
+            scene.acknowledged.add(path)
 
 
 DRIVES: dict[str, Callable[[Scene], Awaitable[None]]] = {
@@ -265,10 +269,10 @@ async def _prepare(scene: Scene, trial: Trial) -> None:
 
 async def _interrupted(scene: Scene) -> None:
     """A kill at no place in particular, with some requests at the provider."""
-    before = scene.made.evidence().dispatched.total()
+    before = scene.dispatched()
     await scene.up()
     scene.lanes.open(scene.made.gateway.port)
-    await scene.until(lambda: scene.made.evidence().dispatched.total() >= before + INTERRUPTED)
+    await scene.until(lambda: scene.dispatched() >= before + INTERRUPTED)
     await scene.down()
 
 
@@ -280,7 +284,7 @@ async def _struck(scene: Scene, trial: Trial) -> bool:
     before = scene.strikes()
     hit = scene.rng.randint(1, trial.hits_max)
     if trial.by in ANEW:
-        scene.keys.clear()
+        scene.acknowledged.clear()
         shutil.rmtree(made.folder / "data", ignore_errors=True)
     point = str(Failpoint(trial.place, hit, trial.action))
     if await scene.up((*trial.faults, point)):
@@ -297,7 +301,7 @@ async def _struck(scene: Scene, trial: Trial) -> bool:
     if trial.by == "start" or trial.by in ANEW:  # Else the next start, which is as clean until it comes by.
         if await scene.up() and trial.by == "first own key":
             drive = asyncio.ensure_future(_store_own_keys(scene))
-            await scene.until(lambda: len(scene.keys) == len(OWN_KEYS))
+            await scene.until(lambda: len(scene.acknowledged) == len(OWN_KEYS))
             scene.found += await _own_keys_missing(scene)
             made.gateway.kill()
             await drive
@@ -326,10 +330,8 @@ async def _conclude(scene: Scene, trial: Trial) -> None:
     scene.found += made.verdict()
     scene.found += [f"answer: {saw}" for saw in lanes.unexpected if not _is_to_be_expected(made.seed, saw)]
     scene.found += _served_for_nothing(scene)
-    for number in range(1, scene.orders + 1):
-        backup = _backup(scene, number)
-        if backup.exists():
-            scene.found += [f"{backup.name}: {violation}" for violation in verify_file(str(backup)).violations]
+    if trial.by == "backup":
+        scene.found += _wrong_backups(scene)
 
 
 def _served_for_nothing(scene: Scene) -> list[str]:
@@ -351,7 +353,9 @@ async def _pruned(scene: Scene) -> None:
     """Pruned to the end: the rows are gone, and nobody has a nano-USD more or less."""
     made = scene.made
     before = read_books(made.ledger).balances
-    await _prune_once(scene)
+    status = await scene.order("POST", "/admin/v1/ledger/prune", {"before": _today()})
+    if status != 200:
+        scene.found.append(f"pruning was answered with {status}")
     scene.found += await made.stop()
     await scene.prove()
     books = read_books(made.ledger)
@@ -359,16 +363,16 @@ async def _pruned(scene: Scene) -> None:
         scene.found.append(f"pruning: {len(books.rows)} rows are left, balances {before} became {books.balances}")
 
 
-async def _prune_once(scene: Scene) -> None:
-    today = time.strftime("%Y-%m-%d", time.gmtime())
-    status = await scene.order("POST", "/admin/v1/ledger/prune", {"before": today})
-    if status != 200:
-        scene.found.append(f"pruning was answered with {status}")
+def _wrong_backups(scene: Scene) -> list[str]:
+    """What bears a backup's name is one, and all that were acknowledged are there."""
+    there = {str(path) for path in scene.made.folder.absolute().glob("backup-*.db")}
+    found = [f"{path} was made and is not there" for path in scene.acknowledged - there]
+    return found + [f"{path}: {violation}" for path in there for violation in verify_file(path).violations]
 
 
 async def _keys_missing(scene: Scene) -> list[str]:
     labels = Counter(key["label"] for key in await scene.asked("/admin/v1/keys?tenant=north"))
-    missing = [f"key {label} was made and is not there" for label in scene.keys - labels.keys()]
+    missing = [f"key {label} was made and is not there" for label in scene.acknowledged - labels.keys()]
     return missing + [f"key {label} is there {count} times" for label, count in labels.items() if label and count > 1]
 
 
@@ -377,7 +381,7 @@ async def _own_keys_missing(scene: Scene) -> list[str]:
     rows = [
         row for tenant in (world.TEN, world.TOKENS) for row in await scene.asked(f"/admin/v1/tenants/{tenant}/byok")
     ]
-    missing = scene.keys - {f"{row['tenant']} {row['provider']}" for row in rows}
+    missing = scene.acknowledged - {f"{row['tenant']} {row['provider']}" for row in rows}
     found = [f"the own key of {name} was stored and is not there" for name in missing]
     return found + [f"an own key is {row['state']}: {row}" for row in rows if row["state"] != "active"]
 
