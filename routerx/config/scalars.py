@@ -155,7 +155,7 @@ def parse_money_nano(value: object) -> int:
     try:
         nano = parse_usd(text)
     except ValueError as error:
-        raise ValueError(str(error).replace(repr(text), "this")) from None
+        raise ValueError(str(error).removeprefix(f"{text!r} ")) from None
     if nano < 0:
         raise ValueError("must not be negative")
     return nano
