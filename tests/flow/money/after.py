@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from tests.flow.money.answers import OVERRUN, POOR, TOO_MUCH, Reports
 from tests.flow.money.kit import (
     REPORTED,
     UP,
@@ -15,14 +16,19 @@ from tests.flow.money.kit import (
     Scene,
     Wire,
     answers,
+    opened_with,
+    planned,
 )
 from tests.flow.money.oracle import Price, Terms, Used, owed_nano
+from tests.flow.money.routes import FEE, FREE, OWN, OWN_KEY
 from tests.support.behaviours import Behaviour
-from tests.support.gateway import Config, Reply
+from tests.support.gateway import USD, Config, Reply
 from tests.support.upstream import Json, Ok
 
 COST = owed_nano(REPORTED, Terms(UP))
 LEAST = "0.000000001"
+PAID_OF_IT = USD // 100
+"""All that there was."""
 
 # --- given back: U
 
@@ -48,6 +54,27 @@ async def _given_back_in_parts(scene: Scene, cell: Cell) -> None:
     assert (await _refund(scene, cell, amount="0.000013")).status == 409
     assert (await _refund(scene, cell, amount="0.000012999")).status == 200
     assert (await _refund(scene, cell, amount=LEAST)).status == 409
+
+
+async def _given_back_of_an_overrun(scene: Scene, cell: Cell) -> None:
+    """What was written off was never paid."""
+    await answers(Reports(TOO_MUCH))(scene, cell)
+    assert (await _refund(scene, cell, amount="0.010000001")).status == 409
+    assert (await _refund(scene, cell)).json["amount_nano"] == PAID_OF_IT
+
+
+async def _given_back_of_a_fee(scene: Scene, cell: Cell) -> None:
+    await answers(Ok(), headers=OWN_KEY)(scene, cell)
+    assert (await _refund(scene, cell)).json["amount_nano"] == owed_nano(REPORTED, FEE)
+
+
+async def _nothing_to_give_back(scene: Scene, cell: Cell) -> None:
+    await answers(Ok(), model="solo:free")(scene, cell)
+    assert (await _refund(scene, cell)).status == 409
+    other = next(one for one in scene.replies if one is not cell) if len(scene.replies) > 1 else None
+    if other is not None:  # And not that of another tenant either.
+        body = {"request_id": scene.replies[other].headers["x-request-id"]}
+        assert (await scene.admin("POST", f"/tenants/{cell}/refund", body)).status == 404
 
 
 async def _given_out_of_goodwill(scene: Scene, cell: Cell) -> None:
@@ -77,6 +104,27 @@ BOOKED = (
         _given_back_in_parts,
         Expect(moved=COST, kinds=("charge", "refund", "refund")),
     ),
+    Row(
+        "U",
+        "given_back_of_an_overrun",
+        _given_back_of_an_overrun,
+        Expect(
+            Used(in_fresh=50_000, out_text=3),
+            written_off=OVERRUN,
+            flags=frozenset({"overrun"}),
+            moved=PAID_OF_IT,
+            kinds=("charge", "writeoff", "refund"),
+        ),
+        opened_with(POOR),
+    ),
+    Row(
+        "U",
+        "given_back_of_a_fee",
+        _given_back_of_a_fee,
+        Expect(billing="byok", terms=FEE, flags=OWN, moved=owed_nano(REPORTED, FEE), kinds=("byok_fee", "refund")),
+        planned(byok_fee="12.5%"),
+    ),
+    Row("U", "nothing_to_give_back", _nothing_to_give_back, FREE, planned(free_suffix="any")),
     Row(
         "U",
         "given_out_of_goodwill",

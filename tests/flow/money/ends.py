@@ -193,6 +193,19 @@ async def _leaves_and_is_read_on(scene: Scene, cell: Cell) -> None:
     await scene.gateway.settled()
 
 
+async def _leaves_and_it_breaks(scene: Scene, cell: Cell) -> None:
+    gate = asyncio.Event()
+    frames = [sse(chunk(TEXT)), sse(chunk(""))]
+    scene.up.default = Stream(frames=frames, gates={1: gate}, stop_after=2)
+    caller = await scene.send(cell)
+    await caller.head()
+    await caller.until(TEXT.encode())
+    caller.leave()
+    await wait_for(lambda: any(one.draining for one in scene.gateway.runtime.gateway.active))
+    gate.set()
+    await scene.gateway.settled()
+
+
 async def _leaves_and_the_cap_is_passed(scene: Scene, cell: Cell) -> None:
     scene.patch.setattr("routerx.gateway.relay.DRAIN_S", 0.02)
     await leaves_amid(STOPS)(scene, cell)
@@ -243,6 +256,13 @@ AMID = (
         leaves_amid(STOPS),
         delivered("client_gone_midstream", 499),
         both(_bills_to_the_end, planned(on_disconnect="cancel")),
+    ),
+    Row(
+        "F",
+        "read_on_until_it_breaks",
+        _leaves_and_it_breaks,
+        delivered("client_gone_midstream", 499),
+        planned(on_disconnect="drain"),
     ),
     Row(
         "F",
