@@ -201,23 +201,40 @@ class _Check:
             elif row.usage_source == "provider" and row.usage is not None:
                 usage = msgspec.json.decode(row.usage, type=_Usage)
                 numbers[row.n] = usage.in_fresh + usage.in_cache_read
-        taken = set(numbers.values())
-        for row in sorted(self._books.rows, key=lambda row: row.started_ns):
-            if row.n not in numbers and (sent := self._leaver(row, taken)) is not None:
-                numbers[row.n] = sent.number
-                taken.add(sent.number)
-        return numbers
+        untold = [row for row in self._books.rows if row.n not in numbers]
+        return numbers | self._paired(untold, set(numbers.values()))
 
-    def _leaver(self, row: Row, taken: set[int]) -> Sent | None:
-        """The last one of this key who sent before the row was started, and was dispatched if the row says so."""
+    def _paired(self, rows: list[Row], taken: set[int]) -> dict[int, int]:
+        """Rows of callers who left, each with a request of its own: so many as can be, those that are charged first. Who
+        leaves and asks again may be served the other way round, so no order says whose a row is."""
+        owners: dict[int, Row] = {}
+
+        def place(row: Row, tried: set[int]) -> bool:
+            for sent in self._possible(row):
+                if sent.number in taken or sent.number in tried:
+                    continue
+                tried.add(sent.number)
+                other = owners.get(sent.number)
+                if other is None or place(other, tried):
+                    owners[sent.number] = row
+                    return True
+            return False
+
+        for row in sorted(rows, key=lambda row: (row.n not in self._charges, row.started_ns)):
+            place(row, set())
+        return {row.n: number for number, row in owners.items()}
+
+    def _possible(self, row: Row) -> list[Sent]:
+        """Leavers of this key who sent before the row was started, the latest first; those that reached the provider
+        before those that did not, which owe nothing."""
+        dispatched = self._evidence.dispatched
         before = [
             sent
             for sent in self._leavers[row.key_id]
-            if sent.number not in taken
-            and sent.at_ns <= row.started_ns <= sent.at_ns + LATE_NS
-            and (self._evidence.dispatched[sent.number] or not row.attempts)
+            if sent.at_ns <= row.started_ns <= sent.at_ns + LATE_NS
+            and (dispatched[sent.number] or row.n not in self._charges)
         ]
-        return max(before, key=lambda sent: sent.at_ns, default=None)
+        return sorted(before, key=lambda sent: (dispatched[sent.number] > 0, sent.at_ns), reverse=True)
 
     def _charge(self, row: Row, charges: list[Transfer], number: int | None) -> Iterator[str]:
         """A row that is charged: by right, once, the right amount, to the right tenant."""
