@@ -205,7 +205,7 @@ class _Check:
         return numbers | self._paired(untold, set(numbers.values()))
 
     def _paired(self, rows: list[Row], taken: set[int]) -> dict[int, int]:
-        """Rows of callers who left, each with a request of its own: so many as can be, those that are charged first. Who
+        """Rows of callers who left, each with a request of its own: so many as can be, what is charged first. Who
         leaves and asks again may be served the other way round, so no order says whose a row is."""
         owners: dict[int, Row] = {}
 
