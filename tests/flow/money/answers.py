@@ -183,8 +183,8 @@ COMPLETE = (
     Row(
         "A",
         "markup",
-        answers(Reports(usage_of(7, 1))),
-        Expect(Used(in_fresh=7, out_text=1), terms=Terms(FINE, markup="12.5%")),
+        answers(Reports(usage_of(700, 1))),
+        Expect(Used(in_fresh=700, out_text=1), terms=Terms(FINE, markup="12.5%")),
         both(priced(**FINE), planned(markup="12.5%")),
     ),
     Row(

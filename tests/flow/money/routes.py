@@ -333,7 +333,7 @@ TERMS = (
         "Q",
         "own_key_falls_back_to_nobody_elses",
         answers(Status(500), Ok(), headers=OWN_KEY),
-        replace(VOID, status=502, outcome="upstream_5xx", attempts=(FAILED,), held=Held.NOTHING),
+        replace(VOID, status=502, outcome="upstream_5xx", attempts=(FAILED,) * 3, held=Held.NOTHING),
     ),
     Row(
         "Q",
