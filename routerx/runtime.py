@@ -227,7 +227,7 @@ class Runtime:
                 *own_key_routes(self.operations.own_keys, self.clock, self._authorize),
                 *provider_routes(desk, self._authorize),
                 *book_routes(BookOperations(self.ledger, self.holder, self.clock), self._authorize),
-                explain_route(explainer, self.holder, self.clock, self._authorize),
+                explain_route(explainer, self.holder, self.clock, self._authorize, self.ledger.own_keys),
             ]
         )
         sources = OwnSources(self.ledger, self.limiter, self.vitals, reports, self.clock, self.providers.worst_circuit)

@@ -12,6 +12,7 @@ from routerx.cli.render import Cell, Column, money
 from routerx.cli.settings import Settings, settings_of, shared_options
 from routerx.clock import SystemClock
 from routerx.domain.explanation import CandidateTold, ExclusionTold, Explanation
+from routerx.domain.tenant import NO_KEYS
 from routerx.gateway.explain import Explainer
 from routerx.http.explain import ADMIN_PATH, Question, answer_operator
 from routerx.jsonx import Raw
@@ -48,7 +49,7 @@ def command(ctx: click.Context, /, model: str, **given: str | bool | int | tuple
     if remote is not None:
         found = remote.call("POST", ADMIN_PATH, question, Explanation)
     else:
-        render.say("note: no RouterX runs here, so nothing is known of latencies, circuits and balances.")
+        render.say("note: no RouterX runs here, so nothing is known of latencies, circuits, balances and stored keys.")
         found = _offline(settings, question)
     render.emit(settings, found, _show)
     if found.refused is not None:
@@ -88,7 +89,7 @@ def _offline(settings: Settings, question: Question) -> Explanation:
     snapshot, clock = load(settings), SystemClock()
     routing = RoutingState(random.Random())  # noqa: S311 - draws the order of equals.
     limiter = MemoryLimiter(snapshot.server.concurrency_max)
-    return answer_operator(Explainer(routing, limiter, clock, None), snapshot, clock, question)
+    return answer_operator(Explainer(routing, limiter, clock, None), snapshot, clock, question, lambda _: NO_KEYS)
 
 
 # --- what people see

@@ -49,6 +49,8 @@ class CandidateTold(msgspec.Struct, frozen=True):
     model: str
     fallback_model: bool
     """It serves another model than the one asked for."""
+    own_key: bool
+    """It is asked with a provider key of the tenant's own."""
     why: str
     """Why it stands here."""
     priority: int
@@ -65,7 +67,7 @@ class CandidateTold(msgspec.Struct, frozen=True):
     cost_most_nano: int | None
     deadlines: DeadlinesTold
     circuits: tuple[CircuitTold, ...]
-    """Of credentials that have been used."""
+    """Of credentials of the house that have been used; none of them counts for an own key."""
     place: str | None = None
     """File and line of its declaration. Operators only."""
 

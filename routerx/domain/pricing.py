@@ -91,6 +91,11 @@ class PriceSnapshot(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tier: str | None = None
     """The service tier that served, where it was another than the plain one."""
 
+    @property
+    def bills_output(self) -> bool:
+        """Whether output tokens cost anything by the plain card."""
+        return self.card.output_pico > 0 and self.markup_bp > -BP
+
 
 def fee_terms(card: PriceCard, fee_bp: int) -> PriceSnapshot:
     """The terms of a request made with the caller's own key: all it owes is `fee_bp` basis points of the list price."""
@@ -246,7 +251,7 @@ def output_tokens_within(terms: PriceSnapshot, nano: int, input_tokens: int, ask
     not pay for the prompt. None: output costs nothing."""
     fewest: int | None = None
     for card in _possible_at(terms.card, asked, input_tokens):
-        if card.output_pico == 0:
+        if card.output_pico == 0 or terms.markup_bp <= -BP:
             continue
         prompt = msgspec.structs.replace(terms, card=card)
         left = nano - cost_nano(Usage(in_fresh=input_tokens), prompt)

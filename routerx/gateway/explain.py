@@ -218,6 +218,7 @@ def _candidate(
         provider=endpoint.provider,
         model=endpoint.model,
         fallback_model=candidate.is_fallback_model,
+        own_key=candidate.own_key,
         why=reason(candidate, shortlist.sort, here, ordered=bool(case.ask.wishes.order)),
         priority=endpoint.priority,
         weight=endpoint.weight,
@@ -228,7 +229,9 @@ def _candidate(
         cost_most_usd=None if most_nano is None else format_usd(most_nano),
         cost_most_nano=most_nano,
         deadlines=_deadlines(case, candidate, more=index + 1 < len(plan.candidates)),
-        circuits=tuple(_circuit(view, for_operator=case.for_operator) for view in circuits),
+        circuits=()
+        if candidate.own_key
+        else tuple(_circuit(view, for_operator=case.for_operator) for view in circuits),
         place=endpoint_place(case.snapshot, endpoint) if case.for_operator else None,
     )
 

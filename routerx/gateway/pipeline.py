@@ -313,7 +313,7 @@ class Gateway:
         """Of a stream whose every token costs; None where nothing is held, or output is free."""
         if ctx.hold is None or ctx.hold.amount_nano == 0 or ctx.terms is None or ctx.peek is None:
             return None
-        if not ctx.billing.owes or ctx.terms.card.output_pico == 0 or ctx.peek.metered is not None:
+        if not ctx.billing.owes or not ctx.terms.bills_output or ctx.peek.metered is not None:
             return None
         return Growth(self._parts.ledger, ctx.principal.tenant, ctx.hold, ctx.terms, ctx.peek)
 

@@ -1,6 +1,6 @@
 """POST /v1/explain for tenants, POST /admin/v1/explain for operators: a request in, its plan out, and nobody called."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from aiohttp import web
@@ -22,9 +22,14 @@ from routerx.http.admin_kit import Authorize, guarded, read_body
 from routerx.http.calls import CALLS, CHAT_PATH, call_at
 from routerx.http.inbound import Arrival, Door
 from routerx.ids import new_request_id
+from routerx.secrets import Secret
 
 ADMIN_PATH = "/admin/v1/explain"
 PATH = "/v1/explain"
+
+
+OwnKeys = Callable[[str], Mapping[str, Secret | None]]
+"""A tenant's stored provider keys, by provider, as Ledger.own_keys has them."""
 
 
 class _Wrapped(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,16 +75,20 @@ class ExplainApi:
         )
 
 
-def explain_route(explainer: Explainer, holder: SnapshotHolder, clock: Clock, authorize: Authorize) -> web.RouteDef:
+def explain_route(
+    explainer: Explainer, holder: SnapshotHolder, clock: Clock, authorize: Authorize, own_keys: OwnKeys
+) -> web.RouteDef:
     """The operators' route."""
 
     async def answer(request: web.Request, actor: str) -> object:
-        return answer_operator(explainer, holder.current, clock, await read_body(request, Question))
+        return answer_operator(explainer, holder.current, clock, await read_body(request, Question), own_keys)
 
     return web.post(ADMIN_PATH, guarded(clock, authorize, answer))
 
 
-def answer_operator(explainer: Explainer, snapshot: Snapshot, clock: Clock, asked: Question) -> Explanation:
+def answer_operator(
+    explainer: Explainer, snapshot: Snapshot, clock: Clock, asked: Question, own_keys: OwnKeys
+) -> Explanation:
     """An explanation with all that operators may know. Raises NotFound and InvalidParameter."""
     name = asked.tenant if asked.tenant is not None else next(iter(snapshot.tenants))
     require(name, snapshot.tenants, "tenant")
@@ -91,7 +100,7 @@ def answer_operator(explainer: Explainer, snapshot: Snapshot, clock: Clock, aske
         operation=Operation.CHAT,
         dialect=OPENAI,
         snapshot=snapshot,
-        principal=Principal(snapshot.tenants[name], "explain"),
+        principal=Principal(snapshot.tenants[name], "explain", own_keys=own_keys(name)),
         body=b"{}",
         started_ns=now_ns,
         started_s=clock.monotonic_s(),

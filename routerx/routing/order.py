@@ -48,7 +48,7 @@ SCORE_STEPS = 20
 
 
 def arrange(options: list[Option], view: OrderView, state: RoutingState, now_s: float) -> list[Option]:
-    """Best first; a permutation of `options`, which are all asked with the tenant's own keys, or all with the house's."""
+    """Best first; a permutation of `options`, which go all by own keys of the tenant, or all by those of the house."""
     match view.sort:
         case Sort.PRIORITY:
             order = options

@@ -13,6 +13,7 @@ from routerx.domain.pricing import (
     Tier,
     ceiling_nano,
     cost_nano,
+    fee_terms,
     is_unpriced,
     output_nano,
     output_tokens_within,
@@ -225,6 +226,12 @@ def test_who_asks_for_the_plain_tier_has_no_more_held_than_it_can_cost(card: Pri
     plain = PriceSnapshot(msgspec.structs.replace(card, tiers=None))
 
     assert ceiling_nano(PriceSnapshot(card), into, out, "default") == ceiling_nano(plain, into, out)
+
+
+def test_output_without_a_fee_fits_into_any_amount() -> None:
+    terms = fee_terms(PriceCard(input_pico=1_000, output_pico=2_000), 0)
+    assert not terms.bills_output
+    assert output_tokens_within(terms, 0, 7) is None
 
 
 @given(tiered, tier_names, counts, st.integers(0, 10**15))
