@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.commits import prove_commits
+from tests.torture.everything import prove_everything
 from tests.torture.failing import prove_failpoints
 from tests.torture.failpoints import Action
 from tests.torture.kills import prove_kills
@@ -84,3 +85,9 @@ async def test_200_calls_on_a_balance_for_10_are_10(tmp_path: Path):
 async def test_racing_operations_pass_no_floor_and_agree_with_a_second_set_of_books(tmp_path: Path):
     report = await prove_racing_operations(tmp_path / "racing", SEED, operations=6_400)
     assert not report.violations, report
+
+
+async def test_everything_at_once_is_noticed_by_nobody_but_for_a_full_disk(tmp_path: Path, forker: Zygote):
+    report = await prove_everything(tmp_path / "everything", SEED, forker, seconds=1.0)
+    assert not report.violations, report
+    assert report.figures["failed"].startswith("0 outside")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.torture.arena import Report
 from tests.torture.commits import prove_commits
+from tests.torture.everything import prove_everything
 from tests.torture.failing import prove_failpoints
 from tests.torture.fulldisk import prove_full_disk
 from tests.torture.kills import prove_kills
@@ -23,8 +24,8 @@ from tests.torture.reloads import prove_reloads
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 
-QUICK = {"kills": 5, "commits": 50, "cuts": 50, "reloads": 10, "stops": 2, "failpoints": 1}
-FULL = {"kills": 1_000, "commits": 10_000, "cuts": 500, "reloads": 100, "stops": 8, "failpoints": 20}
+QUICK = {"kills": 5, "commits": 50, "cuts": 50, "reloads": 10, "stops": 2, "failpoints": 1, "seconds": 3}
+FULL = {"kills": 1_000, "commits": 10_000, "cuts": 500, "reloads": 100, "stops": 8, "failpoints": 20, "seconds": 75}
 PROOFS = (
     "checker",
     "kills",
@@ -37,6 +38,7 @@ PROOFS = (
     "racing",
     "mixed",
     "disk",
+    "everything",
 )
 BESIDE = {"kills": "commits"}
 """Proofs that run beside one another: the first is on both cores, the second on one."""
@@ -50,6 +52,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--cuts", type=int, default=100, help="simulated power failures (default 100)")
     parser.add_argument("--reloads", type=int, default=100, help="edits of the configuration under load (default 100)")
     parser.add_argument("--stops", type=int, default=8, help="SIGTERM under load, so many times (default 8)")
+    parser.add_argument("--seconds", type=float, default=10, help="of everything at once (default 10)")
     parser.add_argument("--seed", type=int, help="repeat a run; printed by each")
     parser.add_argument("--quick", action="store_true", help="each of them a little: one to two minutes")
     parser.add_argument(
@@ -84,6 +87,7 @@ async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> boo
         "racing": lambda place: prove_racing_operations(place, seed),
         "mixed": lambda place: prove_mixed(place, seed, forker),
         "disk": lambda place: prove_full_disk(place, seed, forker),
+        "everything": lambda place: prove_everything(place, seed, forker, chosen.seconds),
     }
 
     async def told(name: str) -> bool:

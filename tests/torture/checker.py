@@ -22,9 +22,9 @@ RULES = {
     "amount": "a charge is not what the oracle says",
     "tenant": "a charge or row is another tenant's than the caller's",
     "undispatched": "a request is charged that the provider was never asked for",
-    "unearned": "a request that was refused or broke off is charged",
+    "unearned": "a request that was refused, broke off or was answered from the cache is charged",
     "unexplained": "a charge that no request of the journal explains",
-    "rowless": "a request was dispatched by a gateway that was not killed, and has no row",
+    "rowless": "a request was dispatched by a gateway that was not killed, or answered from its cache, and has no row",
     "credit": "a top-up or refund is missing, doubled, or not as it was sent",
     "overspent": "a request whose price was known beforehand was let in although the balance did not pay for it",
     "balance": "a balance is not opening plus top-ups and refunds less charges",
@@ -32,6 +32,9 @@ RULES = {
     "floor": "a tenant's balance is below 0",
     "answer": "a caller saw an answer that cannot be right",
 }
+
+CHARGES = ("charge", "byok_fee")
+"""Kinds of transfers."""
 
 PLENTY_NANO = 10**12
 
@@ -150,7 +153,7 @@ def check(evidence: Evidence, books: Books, *, unkilled: bool = False) -> list[s
 
 def charged_numbers(evidence: Evidence, books: Books) -> set[int]:
     """The requests that are charged, as far as their rows can be traced."""
-    charged = {transfer.request for transfer in books.transfers if transfer.kind == "charge"}
+    charged = {transfer.request for transfer in books.transfers if transfer.kind in CHARGES}
     return {number for row, number in _Check(evidence, books).trace().items() if row in charged}
 
 
@@ -163,7 +166,7 @@ class _Check:
         self._by_id = {saw.request_id: number for number, saw in evidence.saw.items() if saw.request_id}
         self._charges: dict[int, list[Transfer]] = defaultdict(list)
         for transfer in books.transfers:
-            if transfer.kind == "charge" and transfer.request is not None:
+            if transfer.kind in CHARGES and transfer.request is not None:
                 self._charges[transfer.request].append(transfer)
         self._leavers: dict[str, list[Sent]] = defaultdict(list)
         """Those who left without having seen an id, by key."""
@@ -251,8 +254,8 @@ class _Check:
         if not self._evidence.dispatched[number]:
             yield f"undispatched: {what}"
         saw = self._evidence.saw.get(number)
-        if saw is not None and saw.end in ("refused", "broke_off"):
-            yield f"unearned: {what} was answered with {saw.status} {saw.code}"
+        if saw is not None and saw.end in ("refused", "broke_off", "told"):
+            yield f"unearned: {what} was {saw.end}: {saw.status} {saw.code}"
         abandoned = row.outcome.startswith("client_gone") and sent.leaving is not Leaving.NEVER
         if row.outcome != "ok" and not abandoned:
             yield f"unearned: {what} is charged {charge.amount}"
@@ -279,6 +282,8 @@ class _Check:
                 yield f"answer: request {number}: {saw.code}"
             elif saw.end == "complete" and (saw.request_id not in rows or not charged[number]):
                 yield f"lost: request {number} ({saw.request_id})"
+            elif saw.end == "told" and saw.request_id not in rows:
+                yield f"rowless: request {number} was answered from the cache"
 
     def _credits(self) -> Iterator[str]:
         seen: Counter[str] = Counter()
@@ -299,7 +304,7 @@ class _Check:
         for transfer in self._books.transfers:
             if transfer.kind in ("topup", "refund"):
                 due[transfer.credit] = due.get(transfer.credit, 0) + transfer.amount
-            elif transfer.kind == "charge":
+            elif transfer.kind in CHARGES:
                 due[transfer.debit] = due.get(transfer.debit, 0) - transfer.amount
         for tenant, nano in due.items():
             balance = self._books.balances.get(tenant)

@@ -10,6 +10,7 @@ from tests.torture.oracle import CHAT, EMBEDDING, OUTPUT_MAX, Kind, Leaving, Scr
 
 ANSWER_S_MAX = 40.0
 LINE_MAX = 1 << 20
+PROMPT = "Say some words. " * 8
 FAILURES = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
@@ -19,7 +20,8 @@ class Saw(msgspec.Struct, frozen=True):
     number: int
     end: str
     """`complete`: a whole 200 that is the right answer; `refused`: a whole error; `broke_off`: a stream that ended with
-    an error event; `left`: the caller did; `cut`: the connection ended first; `wrong`: an answer that cannot be."""
+    an error event; `left`: the caller did; `cut`: the connection ended first; `wrong`: an answer that cannot be;
+    `told`: as `complete`, but from the cache or told again, and free."""
     status: int = 0
     request_id: str = ""
     code: str = ""
@@ -44,6 +46,10 @@ class Caller:
     def __init__(self) -> None:
         self.phase = ""
         """Of the request under way: `asking` until its answer begins, then `answered`."""
+        self.headers: dict[str, str] = {}
+        """Of the last answer."""
+        self.kept: Script | None = None
+        """What an answer from the cache is the answer to."""
         self._port = 0
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -62,6 +68,7 @@ class Caller:
                     await asyncio.sleep(after_s)
                     return self._leave(asked, seen)
                 status, headers = await self._head()
+                self.headers = headers
                 seen.status, seen.request_id = status, headers["x-request-id"]
                 self.phase = "answered"
                 if leaving is Leaving.MIDWAY and "transfer-encoding" in headers:
@@ -120,11 +127,14 @@ class Caller:
         if seen.status != 200:
             code = str(json.loads(body)["error"]["code"])
             return Saw(asked.number, "refused", seen.status, seen.request_id, code)
+        is_kept = headers.get("x-routerx-cache-hit") == "true"
+        due = self.kept if is_kept and self.kept is not None else asked
         if asked.kind is not Kind.STREAMED:
-            _judge_answer(json.loads(body), asked)
-        elif (broke := _judge_stream(bytes(body), asked)) is not None:
+            _judge_answer(json.loads(body), due)
+        elif (broke := _judge_stream(bytes(body), due, is_kept=is_kept)) is not None:
             return Saw(asked.number, "broke_off", seen.status, seen.request_id, broke)
-        return Saw(asked.number, "complete", seen.status, seen.request_id)
+        is_free = is_kept or headers.get("idempotent-replayed") == "true"
+        return Saw(asked.number, "told" if is_free else "complete", seen.status, seen.request_id)
 
 
 def _judge_answer(answer: dict[str, Any], asked: Script) -> None:
@@ -134,8 +144,9 @@ def _judge_answer(answer: dict[str, Any], asked: Script) -> None:
         raise Wrong("the usage is not the provider's")
 
 
-def _judge_stream(body: bytes, asked: Script) -> str | None:
-    """The code of the error event that ended a stream; None for a whole one. Raises Wrong."""
+def _judge_stream(body: bytes, asked: Script, *, is_kept: bool) -> str | None:
+    """The code of the error event that ended a stream; None for a whole one. Raises Wrong. `is_kept`: it is from the
+    cache, which may say in one event what there were many for."""
     *events, done, rest = body.split(b"\n\n")
     if done != b"data: [DONE]" or rest:
         raise Wrong(f"a stream that was ended properly has no [DONE] at its end: {body[-200:]!r}")
@@ -145,20 +156,22 @@ def _judge_stream(body: bytes, asked: Script) -> str | None:
     if any(chunk["id"] != asked.echo for chunk in chunks):
         raise Wrong("the stream has events of another one")
     texts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
-    if sum(bool(text) for text in texts) != asked.frames:
+    if is_kept and "".join(text for text in texts if text) != "".join(f" word{n}" for n in range(asked.frames)):
+        raise Wrong(f"the stream says {texts}")
+    if not is_kept and sum(bool(text) for text in texts) != asked.frames:
         raise Wrong(f"the stream has {len(texts)} events instead of {asked.frames} with content and two without")
     if any(chunk.get("usage") for chunk in chunks) != asked.wants_usage:
         raise Wrong("the usage event is there unasked, or missing")
     return None
 
 
-def request_of(asked: Script, key: str, model: str | None = None) -> bytes:
-    """The bytes of a request that plays this script."""
+def request_of(asked: Script, key: str, model: str | None = None, *, about: str = PROMPT, headers: str = "") -> bytes:
+    """The bytes of a request that plays this script. `headers`: further ones, each with its line end."""
     body: dict[str, Any] = {"user": str(asked.number)}
     if asked.kind is Kind.EMBEDDED:
-        body |= {"model": EMBEDDING, "input": "Embed this."}
+        body |= {"model": EMBEDDING, "input": about}
     else:
-        body |= {"model": CHAT, "messages": [{"role": "user", "content": "Say some words. " * 8}]}
+        body |= {"model": CHAT, "messages": [{"role": "user", "content": about}]}
         if asked.caps_output:
             body["max_tokens"] = OUTPUT_MAX
     if asked.kind is Kind.STREAMED:
@@ -168,13 +181,13 @@ def request_of(asked: Script, key: str, model: str | None = None) -> bytes:
     if model is not None:
         body["model"] = model
     path = "/v1/embeddings" if asked.kind is Kind.EMBEDDED else "/v1/chat/completions"
-    return message("POST", path, key, json.dumps(body).encode())
+    return message("POST", path, key, json.dumps(body).encode(), headers)
 
 
-def message(method: str, path: str, key: str, body: bytes) -> bytes:
+def message(method: str, path: str, key: str, body: bytes, headers: str = "") -> bytes:
     """An HTTP request."""
     return (
-        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n{headers}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 

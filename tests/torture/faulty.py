@@ -4,8 +4,11 @@ Each is a mistake that gateways do make. Nothing in the program knows of them: a
 before the program starts. The checker has to tell each of them from the gateway as it is.
 """
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import msgspec
@@ -25,6 +28,7 @@ from tests.torture.failpoints import Failpoint
 
 BEHIND_S = 0.25
 SLOW_FLUSH_S = 0.08
+TASKS = "tasks.txt"
 DAY_NS = 86_400 * 10**9
 
 
@@ -152,6 +156,19 @@ def two_days_ago() -> None:
     _put(SystemClock, "now_ns", staticmethod(lambda: time.time_ns() - 2 * DAY_NS))
 
 
+def tell_tasks() -> None:
+    """No fault: at each SIGUSR2 the names of its tasks are written to TASKS, beside its configuration."""
+    folder = Path.cwd()
+
+    def tell(*_: object) -> None:
+        names = sorted(task.get_name() for task in asyncio.all_tasks())
+        draft = folder / f"{TASKS}.draft"
+        draft.write_text("\n".join(names))
+        draft.replace(folder / TASKS)
+
+    signal.signal(signal.SIGUSR2, tell)
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -166,6 +183,7 @@ PLANTS: dict[str, Callable[[], None]] = {
         frequent_checkpoints,
         small_steps,
         two_days_ago,
+        tell_tasks,
     )
 }
 

@@ -39,20 +39,22 @@ async def prove_full_disk(folder: Path, seed: int, zygote: Zygote) -> Report:
     """Every way of having no room."""
     report = Report(f"no room for the books (seed {seed})")
     async with arena(folder / "limit", seed, zygote) as made:
-        await _round(made, report, "a limit on files", (lambda: _limit(made, LIMIT_BYTES), lambda: _limit(made, None)))
+        await _round(
+            made, report, "a limit on files", (lambda: limit_files(made, LIMIT_BYTES), lambda: limit_files(made, None))
+        )
     async with arena(folder / "disk", seed, zygote) as made:
         data = made.folder / "data"
         data.mkdir(mode=0o700)
-        with _small_disk(data) as is_mounted:
+        with small_disk(data) as is_mounted:
             if is_mounted:
                 filler = data / FILLER
-                await _round(made, report, "a full disk", (lambda: _fill(filler), filler.unlink))
+                await _round(made, report, "a full disk", (lambda: fill(filler), filler.unlink))
             else:
                 report.figures["a full disk"] = "not done: mounting is not allowed here"
     async with arena(folder / "once", seed, zygote) as made:
         data = made.folder / "data"
         data.mkdir(mode=0o700)
-        with _small_disk(data) as is_mounted:
+        with small_disk(data) as is_mounted:
             if is_mounted:
                 await _filled_once(made, report, data)
     return report
@@ -70,7 +72,7 @@ async def _filled_once(made: Arena, report: Report, data: Path) -> None:
         crowd = asyncio.gather(*(_one(lanes, caller, n) for n, caller in enumerate(callers)))
         while len(made.evidence().dispatched) < CROWD:  # noqa: ASYNC110 A journal has no event to wait for.
             await asyncio.sleep(POLL_S)
-        _fill(filler)
+        fill(filler)
         saws = await crowd
         late = await _one(lanes, callers[0], 0)
         if any(saw.end != "complete" for saw in saws):
@@ -144,17 +146,17 @@ async def _trouble(made: Arena) -> str:
     return str(made.gateway.complaints()[-5:])
 
 
-def _limit(made: Arena, size_bytes: int | None) -> None:
+def limit_files(made: Arena, size_bytes: int | None) -> None:
     """Bound the size of the files that the gateway writes; None: as it was."""
     _, hard = resource.prlimit(made.gateway.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(made.gateway.pid, resource.RLIMIT_FSIZE, (hard if size_bytes is None else size_bytes, hard))
 
 
 @contextlib.contextmanager
-def _small_disk(place: Path) -> Iterator[bool]:
+def small_disk(place: Path, size_bytes: int = DISK_BYTES) -> Iterator[bool]:
     """A file system of its own for this folder, if the system lets us."""
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(place)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "tmpfs", str(place)], capture_output=True
     )
     try:
         yield mounted.returncode == 0
@@ -163,7 +165,7 @@ def _small_disk(place: Path) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
 
 
-def _fill(path: Path) -> None:
+def fill(path: Path) -> None:
     """To the last byte."""
     with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
         while file.write(BLOCK):

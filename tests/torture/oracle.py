@@ -17,6 +17,9 @@ CHAT, EMBEDDING, PRICED_PER_REQUEST, ENDLESS = "chat-model", "embedding-model", 
 MARKUP_BP = {"north": 0, "south": 1000, "west": 1234}
 """The tenants of the load, with the markup of their plans in basis points; others have none."""
 
+OWN, OWN_FEE_BP = "own", 537
+"""A tenant with provider keys of its own, and what its plan asks for them, in basis points of the list price."""
+
 # Pico-USD per token, nano-USD per request. Odd digits, so that nothing comes out round.
 CHAT_INPUT, CHAT_CACHED, CHAT_OUTPUT, CHAT_REASONING = 200_007, 50_003, 4_000_009, 4_100_001
 EMBEDDING_INPUT = 20_001
@@ -121,4 +124,5 @@ def cost_nano(seed: int, number: int, tenant: str) -> int:
         pico = (number - asked.cached_tokens) * CHAT_INPUT + asked.cached_tokens * CHAT_CACHED
         pico += text * CHAT_OUTPUT + asked.reasoning_tokens * CHAT_REASONING
         pico = pico * (SPARE_FACTOR if asked.falls_back else 1) + CHAT_REQUEST_NANO * 1000
-    return math.ceil(Fraction(pico, 1000) * Fraction(10_000 + MARKUP_BP.get(tenant, 0), 10_000))
+    share_bp = OWN_FEE_BP if tenant == OWN else 10_000 + MARKUP_BP.get(tenant, 0)
+    return math.ceil(Fraction(pico, 1000) * Fraction(share_bp, 10_000))

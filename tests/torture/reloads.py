@@ -5,7 +5,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 
@@ -180,7 +180,20 @@ class Samples:
             await asyncio.sleep(SAMPLE_S)
             if len(self._taken) > back and self._taken[-1][1] - self._taken[-1 - back][1] < FLAT_BYTES:
                 break
+        self.is_warm()
+
+    def is_warm(self) -> None:
+        """From now on."""
         self._warm_at = len(self._taken) - 1
+
+    @property
+    def memory_bytes(self) -> list[int]:
+        return [memory for _, memory, _ in self._taken]
+
+    def growth_bytes(self) -> float:
+        """Of the memory of a warm gateway, per minute."""
+        warm = self._taken[self._warm_at :]
+        return 60 * _slope([at for at, _, _ in warm], [float(memory) for _, memory, _ in warm])
 
     def figures(self) -> dict[str, str]:
         """First and last values, and where it was warmed up what they were then and their slopes from then on."""
@@ -219,7 +232,7 @@ async def prove_reloads(folder: Path, seed: int, reloads: int) -> Report:
         try:
             if reloads >= SLOPE_EDITS_MIN:
                 await samples.warm_up()
-            await _edit(made, editor, reloads, report)
+            await edit_in_turn(made, editor, editor.edits(reloads), report)
         finally:
             sampling.cancel()
         lanes.close_gate()
@@ -232,12 +245,14 @@ async def prove_reloads(folder: Path, seed: int, reloads: int) -> Report:
     return report
 
 
-async def _edit(made: Arena, editor: Editor, reloads: int, report: Report) -> None:
-    """Each edit in turn, and what must be seen of it."""
+async def edit_in_turn(
+    made: Arena, editor: Editor, edits: Iterable[tuple[Edit, bool]], report: Report, pause_s: float = 0.0
+) -> None:
+    """Each edit in turn, and what must be seen of it; not more than one in `pause_s`."""
     effects_s: list[float] = []
     kinds: Counter[str] = Counter()
     before = await _health(made)
-    for edit, good in editor.edits(reloads):
+    for edit, good in edits:
         name = edit.__name__
         began_s = time.monotonic()
         if good:
@@ -257,6 +272,7 @@ async def _edit(made: Arena, editor: Editor, reloads: int, report: Report) -> No
         report.violations += [f"reload: after {name} {found}" for found in await _misbehaviour(made, editor)]
         kinds["good" if good else "broken"] += 1
         before = after
+        await asyncio.sleep(max(0.0, began_s + pause_s - time.monotonic()))
     report.figures["edits"] = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     report.figures["seen to be in force or refused"] = spread_ms(effects_s)
 
