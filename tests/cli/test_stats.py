@@ -17,6 +17,7 @@ from tests.support.upstream import Ok, ScriptedUpstream
 async def gw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     """Two requests at `up`, one at `spare` at ten times the price, and one that failed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
     async with ScriptedUpstream() as up, ScriptedUpstream() as spare:
         value = config(up.url, spare.url)
         value["plans"]["prepaid"]["markup"] = "0.01%"
