@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tests.flow.flow_kit import chunk
@@ -10,6 +11,7 @@ from tests.flow.money.kit import (
     VOID,
     ByCell,
     Cell,
+    Change,
     Expect,
     Held,
     Play,
@@ -174,10 +176,20 @@ SAYS_USAGE = stops(sse(chunk(TEXT, usage=usage_of(7, 101))))
 SAYS_PROMPT = stops(sse(chunk("", usage=usage_of(7, 1))), sse(chunk(TEXT)))
 
 
-async def _deadline_passes(scene: Scene, cell: Cell) -> None:
-    scene.up.default = STOPS
-    await scene.ask(cell, headers={"X-RouterX-Timeout": "60ms"})
-    await scene.gateway.settled()
+def begins(behaviour: Behaviour, headers: Mapping[str, str] | None = None) -> Play:
+    """All cells wait for their deadlines at the same time; see `_all_have_ended`."""
+
+    async def play(scene: Scene, cell: Cell) -> None:
+        scene.up.default = behaviour
+        scene.callers[cell] = await scene.send(cell, headers=headers)
+
+    return play
+
+
+async def _all_have_ended(scene: Scene) -> None:
+    for cell, caller in scene.callers.items():
+        scene.replies[cell] = await caller.reply()
+    await scene.gateway.assert_books_are_clean()
 
 
 async def _leaves_and_is_read_on(scene: Scene, cell: Cell) -> None:
@@ -239,7 +251,13 @@ AMID = (
         leaves_amid(SAYS_PROMPT),
         reported(Used(in_fresh=7, out_text=100), source="estimated"),
     ),
-    Row("E", "own_deadline", _deadline_passes, delivered("client_deadline", 200, UP)),
+    Row(
+        "E",
+        "own_deadline",
+        begins(STOPS, {"X-RouterX-Timeout": "200ms"}),
+        delivered("client_deadline", 200, UP),
+        end=_all_have_ended,
+    ),
     Row("F", "asked_for_by_the_plan", _leaves_and_is_read_on, DRAINED, planned(on_disconnect="drain")),
     Row("F", "billed_to_the_end", _leaves_and_is_read_on, DRAINED, _bills_to_the_end),
     Row("F", "billed_to_the_end_as_its_preset_knows", _leaves_and_is_read_on, DRAINED, _as_the_preset_knows),
@@ -322,8 +340,11 @@ def _nobody_there(value: Config) -> None:
     value["providers"]["up"]["base_url"] = f"{refused_url()}/v1"
 
 
-def _impatient(value: Config) -> None:
-    value["providers"]["up"]["timeouts"] = {"idle": "40ms", "first_token": "40ms"}
+def waiting_for(deadline: str, wait: str) -> Change:
+    def change(value: Config) -> None:
+        value["providers"]["up"]["timeouts"] = {deadline: wait}
+
+    return change
 
 
 ERROR = {"error": {"message": "scripted", "type": "server_error", "code": None}}
@@ -334,10 +355,17 @@ FAILING = (
     Row("G", "rejected", answers(Status(400)), failed("upstream_4xx", 400)),
     Row("G", "reset", answers(Reset()), failed("upstream_reset_before_output", 502, 3, UP)),
     Row("G", "hung_up", answers(Hangup()), failed("upstream_reset_before_output", 502, 3, UP)),
-    Row("G", "silent", answers(Silence()), failed("upstream_first_byte_timeout", 504, 1, UP), _impatient),
+    Row(
+        "G",
+        "silent",
+        begins(Silence()),
+        failed("upstream_first_byte_timeout", 504, 1, UP),
+        waiting_for("first_token", "150ms"),
+        _all_have_ended,
+    ),
     Row("H", "truncated", breaks(), broken("upstream_truncated")),
     Row("H", "reset", breaks(end=End.RESET), broken("upstream_reset_midstream")),
-    Row("H", "stalled", breaks(end=End.STALL), broken("upstream_stalled"), _impatient),
+    Row("H", "stalled", breaks(end=End.STALL), broken("upstream_stalled"), waiting_for("idle", "70ms")),
     Row("H", "error", breaks(sse(ERROR)), broken("upstream_error_midstream")),
     Row(
         "H",
