@@ -53,7 +53,8 @@ def set_own_key(ctx: click.Context, tenant: str, provider: str, key_file: str | 
 @shared_options
 @click.pass_context
 def remove_own_key(ctx: click.Context, tenant: str, provider: str, reason: str | None) -> None:
-    """Forget TENANT's own key for PROVIDER: its requests go there with the house's key again, and are charged."""
+    """Forget TENANT's own key for PROVIDER: its requests go there with the house's key again, where it has one, and are
+    charged."""
     settings = settings_of(ctx)
     with open_access(settings) as access:
         key = access.own_keys.remove(tenant, provider, reason)
@@ -77,7 +78,10 @@ def _table(tenant: str, keys: tuple[OwnKeyView, ...]) -> None:
 def _stored(key: OwnKeyView) -> None:
     render.say(f"{key.tenant} calls {key.provider} with its own key {key.fingerprint} from now on.")
     if key.state == "idle":
-        render.say(f"note: {key.provider} is not in use now: it is off, or has no key of the house.")
+        render.say(
+            f"note: {key.provider} is not in use now: it is off, or has no key of the house; 'byok_only: true' in the "
+            "configuration serves it with own keys alone."
+        )
 
 
 def _removed(key: OwnKeyView) -> None:

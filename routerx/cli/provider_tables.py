@@ -18,7 +18,8 @@ from routerx.control.provider_values import (
 WIDE_COLUMNS = 100
 """From here on a table has room for the number of models and the time of the last look."""
 
-_STATES = {"on": "on", "off": "off", "no_key": "no key"}
+_STATES = {"on": "on", "off": "off", "no_key": "no key", "own_keys": "own keys only"}
+_CALLED = ("on", "own_keys")
 
 
 def provider_table(providers: tuple[ProviderView, ...]) -> None:
@@ -31,10 +32,10 @@ def provider_table(providers: tuple[ProviderView, ...]) -> None:
 
 
 def _row(provider: ProviderView, *, wide: bool) -> list[Cell]:
-    health = provider.health
+    health, called = provider.health, provider.state in _CALLED
     row: list[Cell] = [
         provider.name,
-        state(provider.state == "on", "mock" if provider.mock and provider.state == "on" else _STATES[provider.state]),
+        state(called, "mock" if provider.mock and provider.state == "on" else _STATES[provider.state]),
         _seen(None if health is None else health.last),
         _circuit(provider.circuit) if provider.state == "on" else None,
         _counts(provider.keys),
@@ -51,7 +52,7 @@ def detail(shown: ProviderDetail) -> None:
     health = provider.health
     pairs: list[tuple[str, Cell]] = [
         ("provider", provider.name),
-        ("state", state(provider.state == "on", _STATES[provider.state])),
+        ("state", state(provider.state in _CALLED, _STATES[provider.state])),
         ("address", "the built-in mock" if provider.mock else provider.base_url),
         ("wire format", provider.dialect),
         ("models", provider.models),

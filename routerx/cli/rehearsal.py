@@ -35,7 +35,7 @@ from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
 from routerx.limits.memory import MemoryLimiter
 from routerx.money import format_usd
-from routerx.providers.spec import MockSettings, Provider
+from routerx.providers.spec import Credential, MockSettings, Provider
 from routerx.routing.state import RoutingState
 from routerx.secrets import Secret
 from routerx.telemetry.metrics import Metrics
@@ -312,8 +312,11 @@ def _played(provider: Provider) -> Provider:
         msgspec.structs.replace(credential, secret=Secret("drill") if credential.secret is not None else None)
         for credential in provider.credentials
     )
+    if provider.byok_only:  # Whose tenants have a key for it is not known here.
+        credentials = (Credential(f"{provider.name}-drill", Secret("drill")),)
+    safe = msgspec.structs.replace(provider, credentials=credentials, byok_only=False, headers=(), proxy=None)
     # `mock` makes the gateway speak the one wire that the drill's providers know.
-    return msgspec.structs.replace(provider, credentials=credentials, headers=(), proxy=None, mock=MockSettings())
+    return msgspec.structs.replace(safe, mock=MockSettings())
 
 
 def _rich(tenant: Tenant) -> Tenant:

@@ -131,14 +131,19 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
     if is_mock or entry.mock is not None:
         block = entry.mock
         mock = MockSettings() if block is None else MockSettings(block.latency, block.token_delay, block.output_tokens)
-    usable = bool(credentials) or not key_required or mock is not None
+    usable = bool(credentials) or entry.byok_only or not key_required or mock is not None
+    auth = _auth(entry, manners, has_key=bool(credentials) or entry.byok_only)
+    if entry.byok_only:
+        _check_byok_only(run, path, entry, auth)
+    else:
+        credentials = credentials if credentials else (Credential(id=f"{name}-none", secret=None),)
     provider = Provider(
         name=name,
         dialect=dialect,
         base_url=url,
-        auth=_auth(entry, manners, credentials),
+        auth=auth,
         preset=preset.name if preset is not None else None,
-        credentials=credentials if credentials else (Credential(id=f"{name}-none", secret=None),),
+        credentials=credentials,
         credentials_off=credentials_off,
         timeouts=_timeouts(run, entry),
         quirks=(preset.quirks if preset is not None else frozenset()) | frozenset(map(str, entry.quirks)),
@@ -155,6 +160,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         limit=None if entry.limit is None else RequestLimit(entry.limit.requests, entry.limit.window),
         keeps_data=entry.keeps_data,
         zdr=entry.zdr,
+        byok_only=entry.byok_only,
         # A preset of plain HTTP is a server of the user's own.
         public=preset is not None and entry.base_url is None and url.startswith("https:"),
         mock=mock,
@@ -170,12 +176,20 @@ def _abort_stops_billing(entry: ProviderEntry, preset: Preset | None) -> bool:
     return preset is None or preset.abort_stops_billing
 
 
-def _auth(entry: ProviderEntry, manners: Preset | None, credentials: tuple[Credential, ...]) -> Auth:
+def _auth(entry: ProviderEntry, manners: Preset | None, *, has_key: bool) -> Auth:
     if entry.auth is not None:
         return entry.auth
-    if manners is not None and (credentials or manners.auth is not Auth.BEARER):
+    if manners is not None and (has_key or manners.auth is not Auth.BEARER):
         return manners.auth
-    return Auth.BEARER if credentials else Auth.NONE
+    return Auth.BEARER if has_key else Auth.NONE
+
+
+def _check_byok_only(run: Compilation, path: Path, entry: ProviderEntry, auth: Auth) -> None:
+    where: Path = (*path, "byok_only")
+    if entry.keys:
+        run.problems.add(where, "is for a provider that the house has no key for; leave out this or `keys`")
+    elif auth is Auth.NONE:
+        run.problems.add(where, "needs a provider that takes a key; set its `auth`")
 
 
 def _also(run: Compilation, path: Path, entry: ProviderEntry, preset: Preset | None) -> tuple[Wire, ...]:

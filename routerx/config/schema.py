@@ -207,6 +207,9 @@ class ProviderEntry(Block):
     keys: Annotated[
         list[KeyEntry], Field(description="Its keys, used in turn. An empty one (an unset variable) is left out.")
     ] = []
+    byok_only: Annotated[
+        Flag, Field(description="Whether the house has no key, and it is asked with tenants' own keys only.")
+    ] = False
     timeouts: Annotated[TimeoutsBlock, Field(description="Deadlines of its calls.")] = TimeoutsBlock()
     headers: Annotated[dict[str, SecretText], Field(description="Headers added to every call.")] = {}
     quirks: Annotated[list[Quirk], Field(description="Deviations from the dialect, beyond the preset's.")] = []

@@ -90,8 +90,9 @@ class HealthChecks:
         return tuple(looks)
 
     def retain(self) -> None:
-        """After the start and each reload."""
-        self.book.retain(self._holder.current.providers.values(), self._clock.monotonic_s())
+        """After the start and each reload. There is no key to look with where only tenants have one."""
+        looked_at = (one for one in self._holder.current.providers.values() if not one.byok_only)
+        self.book.retain(looked_at, self._clock.monotonic_s())
 
     def _open_providers(self) -> frozenset[str]:
         return frozenset(provider_of(endpoint) for endpoint, _, is_open in self._routing.tripped() if is_open)

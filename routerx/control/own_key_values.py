@@ -21,5 +21,5 @@ class OwnKeyView(msgspec.Struct, frozen=True):
     fingerprint: str
     created: str
     state: str
-    """`active`; `idle`: its provider is not called now (off, without a key of the house, or gone from the
-    configuration); `unreadable`: no vault key opens it, and requests that need it fail."""
+    """`active`; `idle`: its provider is not called now (off, without a key of the house and not `byok_only`, or gone
+    from the configuration); `unreadable`: no vault key opens it, and requests that need it fail."""

@@ -80,7 +80,7 @@ class ProviderView(msgspec.Struct, frozen=True):
 
     name: str
     state: str
-    """`on`, `off` (switched off) or `no_key`."""
+    """`on`, `off` (switched off), `no_key`, or `own_keys`: it is asked with tenants' own keys only."""
     dialect: str
     base_url: str
     mock: bool

@@ -79,7 +79,9 @@ def provider_view(world: World, name: str) -> ProviderView:
 
 def state_of(snapshot: Snapshot, name: str) -> str:
     idle = snapshot.idle.get(name)
-    return "on" if idle is None else idle.reason
+    if idle is not None:
+        return idle.reason
+    return "own_keys" if snapshot.providers[name].byok_only else "on"
 
 
 def worst_circuit(circuits: Sequence[CircuitView], name: str) -> str:

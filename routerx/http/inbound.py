@@ -10,7 +10,7 @@ from routerx.clock import Clock
 from routerx.config.snapshot import Snapshot, SnapshotHolder
 from routerx.dialects.base import CallerDialect
 from routerx.domain.call import Operation
-from routerx.domain.tenant import Tenant
+from routerx.domain.tenant import Principal
 from routerx.errors import AmbiguousCredentials, InvalidApiKey
 from routerx.gateway.admit import identify
 from routerx.gateway.context import Inbound
@@ -137,10 +137,10 @@ class Door:
             steering=steering_of(request.headers),
         )
 
-    def reader(self, request: web.BaseRequest) -> tuple[Snapshot, Tenant | None]:
+    def reader(self, request: web.BaseRequest) -> tuple[Snapshot, Principal | None]:
         """Who reads the list of models; None without a key, where `server.public_models` is on."""
         snapshot = self._holder.current
         key = presented_key(request, snapshot.server.auth_header)
         if key is None and snapshot.server.public_models:
             return snapshot, None
-        return snapshot, identify(key, snapshot, self._ledger, self._clock.now_ns()).tenant
+        return snapshot, identify(key, snapshot, self._ledger, self._clock.now_ns())

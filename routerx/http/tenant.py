@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from aiohttp import web
 from multidict import istr
 
 from routerx import jsonx
 from routerx.config.repricing import next_change_ns, priced_at
+from routerx.config.snapshot import Snapshot
 from routerx.control.views import iso_time
 from routerx.dialects.anthropic import ANTHROPIC
 from routerx.dialects.base import CallerDialect
@@ -14,11 +16,12 @@ from routerx.dialects.gemini import GEMINI
 from routerx.domain.call import Operation
 from routerx.domain.model import Model
 from routerx.domain.pricing import PriceCard
-from routerx.domain.tenant import may_use
+from routerx.domain.tenant import Principal, Tenant, may_use
 from routerx.errors import ModelNotFound
 from routerx.gateway.context import Inbound
 from routerx.gateway.idempotency import HEADER, Idempotency
 from routerx.gateway.pipeline import Gateway
+from routerx.gateway.wishes import OWN_KEY
 from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.http.calls import named_in_path
 from routerx.http.idempotent import OnceOnly
@@ -80,18 +83,22 @@ class TenantApi:
 
     async def models(self, arrival: Arrival) -> web.StreamResponse:
         """What the key may use; without a key, everything where `server.public_models` is on."""
-        snapshot, tenant = self._door.reader(arrival.request)
-        data = [describe(model) for model in snapshot.models.values() if tenant is None or may_use(tenant, model.name)]
-        data += [describe(policy) for policy in named_policies(snapshot, tenant)]
+        snapshot, caller = self._door.reader(arrival.request)
+        tenant, locked = _tenant(caller), _locked(arrival.request, snapshot, caller)
+        models = [model for model in snapshot.models.values() if tenant is None or may_use(tenant, model.name)]
+        models += named_policies(snapshot, tenant)
+        data = [describe(shown) for model in models if (shown := _open_to(model, locked)) is not None]
         return self._json(arrival, {"object": "list", "data": data})
 
     async def model(self, arrival: Arrival, name: str) -> web.StreamResponse:
-        snapshot, tenant = self._door.reader(arrival.request)
+        snapshot, caller = self._door.reader(arrival.request)
+        tenant = _tenant(caller)
         model = snapshot.models.get(name) or snapshot.endpoints.get(name)
         if model is None:
             model = next((policy for policy in named_policies(snapshot, tenant) if policy.name == name), None)
         elif tenant is not None and not may_use(tenant, name):
             model = None
+        model = _open_to(model, _locked(arrival.request, snapshot, caller)) if model is not None else None
         if model is None:
             raise ModelNotFound(f"The model {name!r} does not exist or this key may not use it.", param="model")
         return self._json(arrival, describe(model))
@@ -106,6 +113,28 @@ class TenantApi:
 
 async def _at_hand(inbound: Inbound) -> Inbound:
     return inbound
+
+
+def _tenant(caller: Principal | None) -> Tenant | None:
+    return None if caller is None else caller.tenant
+
+
+def _locked(request: web.BaseRequest, snapshot: Snapshot, caller: Principal | None) -> frozenset[str]:
+    """Providers with own keys only for which this caller has none: who would be refused is not shown their models.
+    Nobody in particular is shown all, and so is who brings a key for whichever provider it may be."""
+    if caller is None or OWN_KEY in request.headers:
+        return frozenset()
+    return frozenset(name for name, one in snapshot.providers.items() if one.byok_only and name not in caller.own_keys)
+
+
+def _open_to(model: Model, locked: frozenset[str]) -> Model | None:
+    """The model without the endpoints of providers that are locked; None where no other is left."""
+    if not locked:
+        return model
+    endpoints = tuple(endpoint for endpoint in model.endpoints if endpoint.provider not in locked)
+    if not endpoints:
+        return None
+    return model if len(endpoints) == len(model.endpoints) else msgspec.structs.replace(model, endpoints=endpoints)
 
 
 def describe(model: Model) -> dict[str, object]:

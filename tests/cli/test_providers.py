@@ -207,3 +207,14 @@ def test_a_file_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pyt
     refused = alone("disable", "lab", exit_code=1).stderr
     assert "make the file and its folder writable" in refused
     assert (folder / "routerx.yaml").read_text() == FILE
+
+
+def test_a_provider_with_own_keys_only_is_shown_as_such(tmp_path: Path) -> None:
+    control = world()
+    only = msgspec.structs.replace(provider("groq"), byok_only=True, credentials=())
+    control.holder.current = msgspec.structs.replace(control.holder.current, providers={"groq": only}, idle={})
+    control.checks.retain()
+    with running(tmp_path, control) as server:
+        assert "groq       own keys only" in run(server, "providers", "list").stdout
+        assert "own keys only" in run(server, "providers", "show", "groq").stdout
+        assert "It has no key to ask with." in run(server, "providers", "test", "groq", exit_code=1).output

@@ -468,3 +468,76 @@ async def test_an_explanation_says_which_candidates_are_asked_with_an_own_key(tm
         sent = await gw.ask("POST", EXPLAIN, body, headers={"X-RouterX-API-Key": SENT}, key=OTHER_KEY)
         assert [(one["endpoint"], one["own_key"]) for one in sent.json["candidates"]] == [("up/duo", True)]
         assert ("spare/duo", "other_provider") in [(one["endpoint"], one["rule"]) for one in sent.json["excluded"]]
+
+
+# --- providers with own keys only
+
+
+def only_own(value: Config) -> None:
+    """The house has no key for `up`."""
+    value["providers"]["up"] = {"base_url": value["providers"]["up"]["base_url"], "byok_only": True}
+    value["models"]["own"] = {"endpoints": [{"provider": "up", "price": {"input": 1, "output": 2}}]}
+
+
+async def test_a_provider_with_own_keys_only_serves_who_has_one_and_sends_others_elsewhere(tmp_path: Path) -> None:
+    async with two(tmp_path, only_own) as (gw, up, spare):
+        assert (await chat(gw)).status == 200
+        assert (await gw.settled()).cost_nano == FEE
+        assert (await chat(gw, key=OTHER_KEY, headers={"X-RouterX-API-Key": SENT})).status == 200
+        assert (await chat(gw, key=OTHER_KEY)).status == 200
+        assert (keys_at(up), keys_at(spare)) == ([OWN, SENT], [UPSTREAM_KEY])
+
+
+async def test_who_has_no_key_where_only_own_ones_are_taken_is_told_to_bring_one(tmp_path: Path) -> None:
+    async with two(tmp_path, only_own) as (gw, up, _):
+        for model in ("own", "up/own", "up/undeclared"):
+            reply = await chat(gw, model, key=OTHER_KEY)
+            assert (reply.status, reply.error["code"]) == (403, "permission_denied")
+            assert "send yours in X-RouterX-API-Key" in reply.error["message"]
+        body = {"model": "own", "messages": HELLO}
+        told_of = (await gw.ask("POST", EXPLAIN, body, key=OTHER_KEY)).json
+        assert (told_of["refused"]["status"], told_of["excluded"][0]["rule"]) == (403, "no_house_key")
+        assert up.requests == []
+        await store(gw, None)
+        assert (await chat(gw, "own")).status == 403
+
+
+async def test_a_reload_takes_a_key_of_the_house_and_lets_it_go(tmp_path: Path) -> None:
+    async with two(tmp_path, only_own) as (gw, up, _):
+        value = json.loads((gw.folder / "routerx.yaml").read_text())
+        value["providers"]["up"] = {"base_url": value["providers"]["up"]["base_url"], "keys": ["${env:UP_KEY}"]}
+        assert (await gw.reload(value)).ok
+        assert (await chat(gw, "own", key=OTHER_KEY)).status == 200
+        only_own(value)
+        assert (await gw.reload(value)).ok
+        assert (await chat(gw, "own", key=OTHER_KEY)).status == 403
+        assert (await chat(gw, "own")).status == 200
+        assert keys_at(up) == [UPSTREAM_KEY, OWN]
+
+
+async def test_models_are_listed_to_who_can_use_them(tmp_path: Path) -> None:
+    async with two(tmp_path, only_own) as (gw, _, _):
+
+        async def listed(key: str, **headers: str) -> dict[str, list[str]]:
+            reply = await gw.ask("GET", "/v1/models", key=key, headers=headers)
+            return {model["id"]: model["providers"] for model in reply.json["data"]}
+
+        has_one, has_none = await listed(KEY), await listed(OTHER_KEY)
+        assert (has_one["own"], has_one["duo"]) == (["up"], ["spare", "up"])
+        assert ("own" in has_none, has_none["duo"]) == (False, ["spare"])
+        assert await listed(OTHER_KEY, **{"X-RouterX-API-Key": SENT}) == has_one
+        assert [(await gw.ask("GET", "/v1/models/own", key=key)).status for key in (KEY, OTHER_KEY)] == [200, 404]
+
+
+async def test_operators_see_that_own_keys_only_are_taken_and_nobody_looks_without_one(tmp_path: Path) -> None:
+    async with two(tmp_path, only_own) as (gw, up, _):
+        view = (await gw.ask("GET", "/admin/v1/providers/up", key=ADMIN_KEY)).json
+        assert (view["provider"]["state"], view["keys"]) == ("own_keys", [])
+        tested = (await gw.ask("POST", "/admin/v1/providers/up/test", key=ADMIN_KEY)).json
+        assert (tested["ok"], tested["looks"]) == (False, [])
+        assert sorted(gw.runtime.checks.book.due(1.0, frozenset(), 10**9)) == ["claude", "spare"]
+        (stored,) = (await gw.ask("GET", f"/admin/v1/tenants/{TENANT}/byok", key=ADMIN_KEY)).json["data"]
+        assert stored["state"] == "active"
+        refused = await gw.ask("POST", "/v1/admin/keys", {"provider": "up", "key": NEXT}, key=ADMIN_KEY)
+        assert (refused.status, "providers.up.byok_only" in refused.error["message"]) == (409, True)
+        assert up.requests == []

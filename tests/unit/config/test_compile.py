@@ -474,3 +474,28 @@ def test_a_provider_without_its_key_is_idle(folder: Folder):
     text = 'providers: {openai: {keys: ["${env:OPENAI_API_KEY}"]}, openrouter: {keys: ["${env:NONE:-}"]}}\n'
     snapshot = folder.load(text, WITH_KEY)
     assert {name: idle.reason for name, idle in snapshot.idle.items()} == {"openrouter": "no_key"}
+
+
+def test_a_provider_with_own_keys_only_is_live_without_one_of_the_house(folder: Folder):
+    text = "providers: {openai: {byok_only: on}, lab: {base_url: 'http://127.0.0.1:9/v1', byok_only: on}}\n"
+    snapshot = folder.load(text, NO_KEY)
+    providers = snapshot.providers
+    assert [(name, providers[name].byok_only, providers[name].credentials) for name in ("openai", "lab")] == [
+        ("openai", True, ()),
+        ("lab", True, ()),
+    ]
+    assert [(providers[name].auth, providers[name].mock) for name in ("openai", "lab")] == [(Auth.BEARER, None)] * 2
+    assert (dict(snapshot.idle), "gpt-4o" in snapshot.models) == ({}, True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("{byok_only: on, keys: ['${env:OPENAI_API_KEY}']}", "leave out this or `keys`"),
+        ("{byok_only: on, auth: none}", "needs a provider that takes a key"),
+    ],
+)
+def test_own_keys_only_means_that_the_house_has_none_and_tenants_do(folder: Folder, entry: str, says: str):
+    with pytest.raises(ConfigError, match=r"providers\.openai\.byok_only") as raised:
+        folder.load(f"providers: {{openai: {entry}}}\n", WITH_KEY)
+    assert says in str(raised.value)
