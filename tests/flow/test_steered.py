@@ -88,25 +88,6 @@ async def test_a_callers_own_key_is_sent_and_costs_nothing_here(tmp_path: Path) 
         await gw.assert_books_are_clean()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_the_plan_may_ask_a_fee_for_a_callers_own_key(tmp_path: Path, stream: bool) -> None:
-    """A share of the list price, held and charged as a kind of its own; markup is for the house's keys."""
-    async with ScriptedUpstream() as up:
-        value = config(up.url)
-        value["plans"]["prepaid"] |= {"byok_fee": "10%", "markup": "50%"}
-        async with running(tmp_path, value) as gw:
-            before = gw.funds().balance_nano
-            assert (await chat(gw, "solo", {"X-RouterX-API-Key": OWN_KEY}, stream=stream)).status == 200
-            row = await gw.settled()
-            assert row.billing.value == "byok"
-            assert row.cost_nano == -(-row.provider_cost_nano // 10) > 0
-            assert row.held_nano >= row.cost_nano
-            assert gw.funds().balance_nano == before - row.cost_nano
-            kinds = [transfer.kind for transfer in await gw.runtime.ledger.transfers(row.tenant, 10)]
-            assert kinds[-1] == "byok_fee"
-            await gw.assert_books_are_clean()
-
-
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refused_own_key_is_the_callers_affair_alone(tmp_path: Path, status: int, stream: bool) -> None:
