@@ -281,7 +281,9 @@ def _transfer(row: TransferView) -> None:
     verb = "Credited" if row.amount_nano > 0 else "Took"
     amount = money(row.amount_usd.removeprefix("-"))
     if row.repeated:
-        render.say(f"Nothing is credited now: {row.kind} no. {row.id} of {amount} has this reference.")
+        render.say(
+            f"Nothing is credited now: {row.kind} no. {row.id} of {amount} was made before, by the same reference."
+        )
         render.facts(
             [("tenant", row.tenant), ("credited", render.when(row.at)), ("balance then", money(row.balance_usd))]
         )

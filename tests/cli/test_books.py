@@ -84,7 +84,7 @@ def test_a_charge_is_refunded_in_parts_and_never_beyond_it() -> None:
     again = run_json("tenants", "refund", "acme", "req_1", "--amount", "0.001", "--ref", "t-1", "--note", "slow")
     assert again == part | {"repeated": True}
     told = run("tenants", "refund", "acme", "req_1", "--amount", "0.001", "--ref", "t-1", "--note", "slow")
-    assert f"refund no. {part['id']} of $0.001 has this reference" in told.stderr
+    assert f"refund no. {part['id']} of $0.001 was made before" in told.stderr
     blank = run("tenants", "refund", "acme", "req_1", "--ref", " ", "--note", "slow", exit_code=1)
     assert "reference is empty" in blank.stderr
     rest = run_json("tenants", "refund", "acme", "req_1", "--note", "wrong")
