@@ -12,8 +12,8 @@ everything is read from the file of the books alone: the request and its attempt
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
@@ -26,10 +26,9 @@ import pytest
 from routerx.ledger.verify import verify_file
 from tests.flow.money.oracle import Price, Terms, Used, owed_nano, usd
 from tests.support.behaviours import Behaviour
-from tests.support.gateway import ADMIN_KEY, HELLO, USD, Caller, Config, Gateway, Reply, config, digest, running
+from tests.support.gateway import ADMIN_KEY, HELLO, Caller, Config, Gateway, Reply, config, digest, running
 from tests.support.upstream import Ok, ScriptedUpstream
 
-OPENING = 10 * USD
 OUTPUT_MAX = 20
 """What every request asks for at most."""
 
@@ -222,8 +221,6 @@ class Row:
     """Of the configuration."""
     end: Callable[[Scene], Awaitable[None]] | None = None
     """What becomes of all cells together, once each is played."""
-    check: Callable[[Scene, Cell], None] | None = None
-    """What else is true of a cell."""
 
     @property
     def id(self) -> str:
@@ -289,11 +286,8 @@ async def run(row: Row, folder: Path, patch: pytest.MonkeyPatch) -> None:
     played = {cell: expect for cell in CELLS if isinstance(expect := row.at(cell), Expect)}
     async with _stage(row, folder, patch) as scene:
         for cell in played:
-            try:
+            with _named(cell):
                 await row.play(scene, cell)
-            except BaseException as error:
-                error.add_note(f"in cell {cell}")
-                raise
         if row.end is not None:
             await row.end(scene)
         else:
@@ -301,13 +295,18 @@ async def run(row: Row, folder: Path, patch: pytest.MonkeyPatch) -> None:
     path = scene.folder / "data" / "ledger.db"
     assert verify_file(str(path)).violations == ()
     for cell, expect in played.items():
-        try:
+        with _named(cell):
             check(Books(path, str(cell)), cell, expect, scene.replies.get(cell))
-            if row.check is not None:
-                row.check(scene, cell)
-        except BaseException as error:
-            error.add_note(f"in cell {cell}")
-            raise
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """What fails within says in which cell."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in cell {cell}")
+        raise
 
 
 @asynccontextmanager
@@ -341,8 +340,8 @@ class Books:
     def _read(self, connection: sqlite3.Connection, tenant: str) -> None:
         account = connection.execute("SELECT id, balance FROM accounts WHERE name = ?", (tenant,)).fetchone()
         self.balance: int = account["balance"]
-        self.requests = connection.execute("SELECT * FROM requests WHERE tenant = ? ORDER BY n", (account["id"],))
-        self.requests = [dict(row) for row in self.requests.fetchall()]
+        requests = connection.execute("SELECT * FROM requests WHERE tenant = ? ORDER BY n", (account["id"],))
+        self.requests = [dict(row) for row in requests.fetchall()]
         self.attempts: list[dict[str, Any]] = []
         if self.requests:
             found = connection.execute("SELECT * FROM attempts WHERE request = ? ORDER BY n", (self.requests[-1]["n"],))
