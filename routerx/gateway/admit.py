@@ -3,13 +3,14 @@
 import msgspec
 
 from routerx.config.snapshot import Snapshot
-from routerx.domain.call import Operation, Peek, Plan
+from routerx.domain.call import Exclusion, Operation, Peek, Plan
 from routerx.domain.model import Endpoint
 from routerx.domain.pricing import ceiling_nano, cost_nano, output_tokens_within
 from routerx.domain.tenant import KeyTerms, Principal, Tenant
-from routerx.errors import InsufficientBalance, InvalidApiKey, TenantSuspended
+from routerx.errors import InsufficientBalance, InvalidApiKey, SpendLimitReached, TenantSuspended
 from routerx.ledger.base import Hold, Ledger
 from routerx.money import parse_usd
+from routerx.routing.rules import UNPAYABLE
 from routerx.secrets import API_KEY_CHARS_MAX, key_digest
 
 
@@ -120,6 +121,30 @@ def place_hold(ledger: Ledger, caller: Principal, peek: Peek, plan: Plan, usual:
             tokens = affordable_output_tokens(parse_usd(available), peek, plan)
             error.details = {**error.details, "max_affordable_tokens": tokens}
         raise
+
+
+def within_means(ledger: Ledger, caller: Principal, peek: Peek, plan: Plan, usual: int | None = None) -> Plan:
+    """A plan that begins with an own key, without the keys of the house where the tenant cannot pay for them: then
+    nothing has to be held for them, and its own go on serving it."""
+    own = by_own_keys(plan)
+    if own is None:
+        return plan
+    try:
+        ledger.release(place_hold(ledger, caller, peek, plan, usual))
+    except (InsufficientBalance, SpendLimitReached):
+        return own
+    return plan
+
+
+def by_own_keys(plan: Plan) -> Plan | None:
+    """The plan without the keys of the house, where it begins with an own key and goes on to theirs; else None."""
+    candidates = tuple(candidate for candidate in plan.candidates if candidate.own_key)
+    if not plan.candidates[0].own_key or len(candidates) == len(plan.candidates):
+        return None
+    kept = {candidate.endpoint.key for candidate in candidates}
+    left_out = [key for candidate in plan.candidates if (key := candidate.endpoint.key) not in kept]
+    excluded = (*plan.excluded, *(Exclusion(key, UNPAYABLE) for key in left_out))
+    return msgspec.structs.replace(plan, candidates=candidates, excluded=excluded)
 
 
 def affordable_output_tokens(available_nano: int, peek: Peek, plan: Plan) -> int:

@@ -28,7 +28,7 @@ from routerx.domain.policy import Policy
 from routerx.domain.pricing import ceiling_nano, cost_nano
 from routerx.domain.tenant import Billing, Tenant
 from routerx.errors import InvalidParameter, RouterXError
-from routerx.gateway.admit import hold_nano, output_tokens_expected, tokens_expected
+from routerx.gateway.admit import by_own_keys, hold_nano, output_tokens_expected, tokens_expected
 from routerx.gateway.attempt import first_token_deadline_s
 from routerx.gateway.context import Inbound
 from routerx.gateway.metadata import tellable
@@ -105,7 +105,7 @@ class Explainer:
         now_s = self._clock.monotonic_s()
         state = Onlooker(self._routing)
         ask = Ask(peek, inbound.principal, wishes, inbound.steering.own_key is not None)
-        planned = _planned(ask, inbound.snapshot, state, now_s)
+        planned = self._within_means(ask, _planned(ask, inbound.snapshot, state, now_s))
         case = _Case(inbound, ask, planned, now_s, for_operator)
         policy = _policy(case)
         hold = self._hold(case)
@@ -127,15 +127,30 @@ class Explainer:
             settings=_settings(case, policy),
         )
 
+    def _within_means(self, ask: Ask, planned: _Planned) -> _Planned:
+        """As within_means(): without the keys of the house where a tenant with own keys has no money for them."""
+        plan, tenant = planned.plan, ask.principal.tenant
+        own = by_own_keys(plan) if plan is not None else None
+        available_nano = self._available_nano(tenant) if own is not None else None
+        if plan is None or own is None or available_nano is None:
+            return planned
+        if hold_nano(ask.peek, plan, tenant) <= max(available_nano, 0):
+            return planned
+        return msgspec.structs.replace(planned, plan=own, excluded=own.excluded)
+
+    def _available_nano(self, tenant: Tenant) -> int | None:
+        """What the tenant may spend; None: its plan charges nothing, or nobody knows here."""
+        if self._funds is None or tenant.plan.billing is Billing.OFF:
+            return None
+        funds = self._funds(tenant.name)
+        return funds.balance_nano - funds.held_nano - funds.floor_nano
+
     def _hold(self, case: _Case) -> HoldTold | None:
         plan, tenant, peek = case.planned.plan, case.tenant, case.peek
         if plan is None:
             return None
         amount_nano = hold_nano(peek, plan, tenant)
-        available_nano = None
-        if self._funds is not None and tenant.plan.billing is not Billing.OFF:
-            funds = self._funds(tenant.name)
-            available_nano = funds.balance_nano - funds.held_nano - funds.floor_nano
+        available_nano = self._available_nano(tenant)
         outputs = (output_tokens_expected(peek, candidate.endpoint, tenant) for candidate in plan.candidates)
         return HoldTold(
             amount_usd=format_usd(amount_nano),

@@ -17,7 +17,7 @@ from routerx.domain.record import BillingMode, Outcome, RequestRecord
 from routerx.domain.tenant import OnDisconnect
 from routerx.errors import RateLimited, RouterXError, ShuttingDown, TenantSuspended
 from routerx.gateway import metadata
-from routerx.gateway.admit import place_hold, tokens_expected
+from routerx.gateway.admit import place_hold, tokens_expected, within_means
 from routerx.gateway.affinity import Affinity, conversation_of
 from routerx.gateway.attempt import AttemptLoop, deadline_of
 from routerx.gateway.cache import ResponseCache
@@ -189,8 +189,7 @@ class Gateway:
         fields, wishes = take_wishes(body, inbound.steering, Operation.COUNT_TOKENS, inbound.dialect)
         peek = inbound.dialect.peek(Operation.COUNT_TOKENS, inbound.body, fields)
         ask = Ask(peek, inbound.principal, wishes, inbound.steering.own_key is not None)
-        now_s = self._parts.clock.monotonic_s()
-        plan = make_plan(ask, inbound.snapshot, self._parts.routing, now_s)
+        plan = make_plan(ask, inbound.snapshot, self._parts.routing, self._parts.clock.monotonic_s())
         provider = inbound.snapshot.providers[plan.candidates[0].endpoint.provider]
         if wire_of(provider, Operation.COUNT_TOKENS, inbound.dialect.name).dialect == inbound.dialect.name:
             return None
@@ -222,9 +221,11 @@ class Gateway:
         parts, principal, peek = self._parts, ctx.principal, ctx.peek
         assert peek is not None
         assert ctx.plan is not None
-        tokens = tokens_expected(peek, ctx.plan, principal)
         # The hold first: a request that cannot be paid for must not use up the limits.
         usual = parts.settler.usual(principal.tenant.name, peek)
+        if ctx.plan.candidates[0].own_key:
+            ctx.plan = within_means(parts.ledger, principal, peek, ctx.plan, usual)
+        tokens = tokens_expected(peek, ctx.plan, principal)
         ctx.hold = place_hold(parts.ledger, principal, peek, ctx.plan, usual)
         ctx.lease = parts.limiter.admit(principal, tokens, parts.clock.monotonic_s(), parts.clock.now_ns())
 
@@ -417,10 +418,9 @@ class Gateway:
 
     def _abandoned(self, ctx: RequestContext, commit: BufferedCommit | StreamCommit) -> None:
         ctx.told = True
-        if commit.candidate.own_key:
-            return
-        key, now_s = commit.candidate.endpoint.key, self._parts.clock.monotonic_s()
-        self._parts.routing.abandoned(key, commit.credential.id, now_s, began_s=commit.started_s)
+        if not commit.candidate.own_key:
+            key, now_s = commit.candidate.endpoint.key, self._parts.clock.monotonic_s()
+            self._parts.routing.abandoned(key, commit.credential.id, now_s, began_s=commit.started_s)
 
     def _failed_midstream(self, ctx: RequestContext, commit: StreamCommit, failure: Failure) -> None:
         ctx.outcome = failure.kind.value

@@ -8,7 +8,16 @@ from routerx.domain.call import Candidate
 from routerx.domain.model import Endpoint
 from routerx.domain.policy import Sort
 from routerx.money import format_usd
-from routerx.routing.rules import HOUSE_KEY, LACKS, NO_HOUSE_KEY, OWN_KEY_LOST, UNKNOWN_MODEL, WISHED, blended_price
+from routerx.routing.rules import (
+    HOUSE_KEY,
+    LACKS,
+    NO_HOUSE_KEY,
+    OWN_KEY_LOST,
+    UNKNOWN_MODEL,
+    UNPAYABLE,
+    WISHED,
+    blended_price,
+)
 from routerx.routing.state import RoutingState
 
 RULES: Mapping[str, str] = {
@@ -31,6 +40,7 @@ RULES: Mapping[str, str] = {
     HOUSE_KEY: "the tenant has an own key for the model, and does not fall back to those of the house",
     OWN_KEY_LOST: "the tenant's own key for its provider cannot be read any more",
     NO_HOUSE_KEY: "its provider is asked with callers' own keys only, and there is none",
+    UNPAYABLE: "the tenant cannot pay for the house's keys, and goes by its own",
     UNKNOWN_MODEL: "no model of this name is there, or none for this key",
     **WISHED,
 }

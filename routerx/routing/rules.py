@@ -25,6 +25,8 @@ OWN_KEY_LOST = "own_key_lost"
 """The tenant's own key for the provider cannot be read."""
 NO_HOUSE_KEY = "no_house_key"
 """The provider is asked with tenants' own keys only, and there is none here."""
+UNPAYABLE = "unpayable"
+"""The tenant has an own key to go by, and no money left for those of the house."""
 UNKNOWN_MODEL = "unknown_model"
 """Of a name among the caller's own `models`, in place of an endpoint."""
 

@@ -380,6 +380,35 @@ async def test_an_own_key_without_a_fee_costs_nothing_beside_the_houses_hold(tmp
         assert row.held_nano > 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_cannot_pay_for_the_house_goes_by_its_own_key_alone(tmp_path: Path, stream: bool) -> None:
+    def poor(value: Config) -> None:
+        opted_in(value)
+        del value["plans"]["prepaid"]["byok_fee"]
+        value["tenants"][TENANT]["opening_balance"] = "$0"
+
+    async with two(tmp_path, poor) as (gw, up, spare):
+        up.default = ByKey(Stream() if stream else Ok(), Ok())
+        assert (await chat(gw, stream=stream)).status == 200
+        up.default = ByKey(Status(401), Ok())
+        assert (await chat(gw, stream=stream)).error["code"] == "byok_key_rejected"
+        assert (keys_at(up), spare.requests) == ([OWN, OWN], [])
+        told_of = (await gw.ask("POST", EXPLAIN, {"model": "duo", "messages": HELLO})).json
+        assert told_of["refused"] is None
+        assert [(one["endpoint"], one["own_key"]) for one in told_of["candidates"]] == [("up/duo", True)]
+        assert [(one["endpoint"], one["rule"]) for one in told_of["excluded"]] == [("spare/duo", "unpayable")]
+
+
+async def test_who_cannot_pay_the_fee_is_refused_as_anybody_without_money(tmp_path: Path) -> None:
+    def poor(value: Config) -> None:
+        opted_in(value)
+        value["tenants"][TENANT]["opening_balance"] = "$0"
+
+    async with two(tmp_path, poor) as (gw, up, _):
+        reply = await chat(gw)
+        assert (reply.status, reply.error["code"], up.requests) == (402, "insufficient_balance", [])
+
+
 async def test_a_key_that_was_sent_is_never_replaced_whatever_the_tenant_has_opted_in_to(tmp_path: Path) -> None:
     async with two(tmp_path, opted_in) as (gw, up, spare):
         up.default = Status(401)
