@@ -1,11 +1,16 @@
 """The proofs of scripts/torture in small: the program is killed, reloaded, ended and overspent on, the judge judged."""
 
 import asyncio
+import shutil
+import socket
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tests.torture.arena import Report
 from tests.torture.commits import prove_commits
 from tests.torture.everything import prove_everything
 from tests.torture.failing import prove_failpoints
@@ -16,6 +21,7 @@ from tests.torture.power import prove_power_loss
 from tests.torture.processes import Zygote, zygote
 from tests.torture.racing import prove_racing_operations
 from tests.torture.reloads import prove_reloads
+from tests.torture.report import Findings, Reporter
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 from tests.torture.trials import MISHAPS, TRIALS
@@ -91,3 +97,63 @@ async def test_everything_at_once_is_noticed_by_nobody_but_for_a_full_disk(tmp_p
     report = await prove_everything(tmp_path / "everything", SEED, forker, seconds=1.0)
     assert not report.violations, report
     assert report.figures["failed"].startswith("0 outside")
+
+
+async def test_a_report_tells_what_failed_and_neither_names_nor_paths_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(socket, "gethostname", lambda: "host-of-mine")
+    place, folder = tmp_path / "place", tmp_path / "report"
+    proved = await prove_commits(place / "commits", SEED, kills=15)
+    reporter = Reporter(place, SEED, {"seed": SEED, "only": None})
+    reporter.add("commits", proved, 0.26)
+    assert reporter.write(folder)
+    reporter.add("odd", Report("an <odd> one", {"a & b": "1 < 2"}, [f"{place} on host-of-mine & more"]), 1.0)
+    assert not reporter.write(folder)
+    data, page = (folder / "report.json").read_bytes(), (folder / "report.html").read_text("utf-8")
+    found = msgspec.json.decode(data, type=Findings)
+    assert not found.passed
+    assert [(proof.name, proof.seconds, bool(proof.violations)) for proof in found.proofs] == [
+        ("commits", 0.3, False),
+        ("odd", 1.0, True),
+    ]
+    assert (found.books.ledgers, found.books.violations) == (1, [])
+    assert found.books.transfers > 0
+    for text in (data.decode(), page):
+        assert str(tmp_path) not in text
+        assert "host-of-mine" not in text
+    assert not [outside for outside in ("://", "src=", "href=", "@import", "url(") if outside in page]
+    assert "an &lt;odd&gt; one" in page
+    assert "<details open>" in page
+    assert Tags(page).unclosed == []
+
+
+def test_a_report_is_bad_where_a_ledger_that_is_left_is(tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "ledger.db").write_bytes(b"no ledger at all")
+    (tmp_path / "checker").mkdir()
+    shutil.copy(tmp_path / "disk" / "ledger.db", tmp_path / "checker" / "ledger.db")
+    assert not Reporter(tmp_path, SEED, {}).write(tmp_path / "report")
+    found = msgspec.json.decode((tmp_path / "report" / "report.json").read_bytes(), type=Findings)
+    assert found.books.ledgers == 1
+    assert [violation.split(":")[0] for violation in found.books.violations] == ["disk/ledger.db"]
+
+
+class Tags(HTMLParser):
+    """Which tags of a page are open at its end, or closed without having been opened."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.unclosed: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.unclosed.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.unclosed[-1:] == [tag]:
+            self.unclosed.pop()
+        else:
+            self.unclosed.append(f"/{tag}")

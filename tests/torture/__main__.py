@@ -21,6 +21,7 @@ from tests.torture.power import prove_power_loss
 from tests.torture.processes import Zygote, zygote
 from tests.torture.racing import prove_racing_operations
 from tests.torture.reloads import prove_reloads
+from tests.torture.report import Reporter
 from tests.torture.selftest import prove_checker
 from tests.torture.stops import prove_stops
 
@@ -62,6 +63,9 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--only", choices=PROOFS, help="one proof alone")
     parser.add_argument("--keep", type=Path, help="a new folder for ledgers, logs and journals, which then stay")
+    parser.add_argument(
+        "--report", type=Path, help="a folder for report.json and report.html, after a last verification"
+    )
     chosen = parser.parse_args()
     if chosen.quick:
         vars(chosen).update(QUICK)
@@ -90,10 +94,15 @@ async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> boo
         "everything": lambda place: prove_everything(place, seed, forker, chosen.seconds),
     }
 
+    asked = {name: value for name, value in vars(chosen).items() if name not in ("keep", "report")}
+    reporter = Reporter(folder, seed, asked)
+
     async def told(name: str) -> bool:
         began_s = time.monotonic()
         report = await proofs[name](folder / name)
-        sys.stdout.write(f"{report}\n  ({time.monotonic() - began_s:.1f} s)\n")
+        seconds = time.monotonic() - began_s
+        reporter.add(name, report, seconds)
+        sys.stdout.write(f"{report}\n  ({seconds:.1f} s)\n")
         sys.stdout.flush()
         return not report.violations
 
@@ -102,6 +111,8 @@ async def prove(chosen: argparse.Namespace, folder: Path, forker: Zygote) -> boo
     for name in wanted:
         beside = [BESIDE[name]] if name in BESIDE and chosen.only is None else []
         passed = all(await asyncio.gather(*map(told, [name, *beside]))) and passed
+    if chosen.report is not None:
+        passed = reporter.write(chosen.report) and passed
     sys.stdout.write(f"seed {seed}: {'all passed' if passed else 'FAILED'}\n")
     return passed
 

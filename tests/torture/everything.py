@@ -15,6 +15,7 @@ import random
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -24,7 +25,7 @@ import msgspec
 from tests.torture import oracle, world
 from tests.torture.arena import Arena, Report, arena, spread_ms
 from tests.torture.client import Caller
-from tests.torture.faulty import TASKS, tell_tasks
+from tests.torture.faulty import TASKS, small_rooms, tell_tasks
 from tests.torture.flood import IN_FLIGHT_MAX as FLOOD_IN_FLIGHT
 from tests.torture.flood import flood
 from tests.torture.fulldisk import FILLER, LIMIT_BYTES, fill, limit_files, small_disk
@@ -89,8 +90,8 @@ class Disk(msgspec.Struct, frozen=True):
 class Rest(msgspec.Struct, frozen=True):
     """What a gateway has that nobody asks anything of."""
 
-    files: int
-    """But for the connections to the provider, which it keeps."""
+    files: list[str]
+    """Open ones, but for the connections to the provider, which it keeps."""
     tasks: list[str]
     held_nano: int
 
@@ -141,7 +142,7 @@ async def _prepared(
         ]
         world.write(made.folder / "tenants.d" / "everything.yaml", TENANTS + "".join(lines))
         made.opening = dict.fromkeys(names, OPENING_NANO)
-        made.gateway.faults = (tell_tasks.__name__,)
+        made.gateway.faults = (tell_tasks.__name__, small_rooms.__name__)
         with small_disk(data, DISK_BYTES + round(seconds * DISK_BYTES_PER_S)) as is_mounted:
             report.figures["no room"] = (
                 f"{'on a file system of its own, and ' if is_mounted else ''}by a limit on files"
@@ -196,6 +197,11 @@ class Run:
         for provider in ("stub", "spare"):
             await self._store_own_key(provider)
         capacity_per_s = await self._measure()
+        sampling = asyncio.ensure_future(self._samples.run())
+        if self._seconds >= SLOPE_S_MIN:
+            lanes.open(made.gateway.port)
+            await self._samples.warm_up()
+            await self._rest()
         before = await self._at_rest(None)
         idle_s = await self._idle()
         lanes.rate_per_s = SHARE * capacity_per_s
@@ -204,6 +210,7 @@ class Run:
         began_s = time.monotonic()
         await self._load()
         took_s = time.monotonic() - began_s
+        sampling.cancel()
         if self._seconds >= SLOPE_S_MIN and self._samples.growth_bytes() >= SLOPE_BYTES_MAX:
             report.violations.append(
                 f"memory: it grew by {self._samples.growth_bytes():.0f} bytes per minute when warm"
@@ -214,12 +221,12 @@ class Run:
         await flood(made, lanes, report, min(FLOOD_S_MAX, self._seconds / 5))
         after = await self._at_rest(before)
         report.figures["at rest"] = (
-            f"{after.files} open files after {before.files}, {len(after.tasks)} tasks after {len(before.tasks)}, "
-            f"{after.held_nano} nano-USD held"
+            f"{len(after.files)} open files after {len(before.files)}, "
+            f"{len(after.tasks)} tasks after {len(before.tasks)}, {after.held_nano} nano-USD held"
         )
         if not _is_back(after, before):
-            extra = sorted(set(after.tasks) - set(before.tasks))
-            report.violations.append(f"rest: {report.figures['at rest']}; new tasks: {extra}")
+            new = Counter(after.files + after.tasks) - Counter(before.files + before.tasks)
+            report.violations.append(f"rest: {report.figures['at rest']}; new: {sorted(new.elements())}")
 
     def was_disk(self, violation: str) -> bool:
         """Whether it says that there is no row of a request that was not served for want of room."""
@@ -262,7 +269,6 @@ class Run:
         lanes, until_s = self.lanes, time.monotonic() + self._seconds
         lanes.open(self._made.gateway.port)
         actors = [
-            self._samples.run(),
             self._verify(),
             self._dashboard(),
             self._read_long(),
@@ -397,8 +403,7 @@ class Run:
         async with asyncio.timeout(REST_S_MAX):
             while not told.exists():  # noqa: ASYNC110 A file has no event to wait for.
                 await asyncio.sleep(POLL_S)
-        files = made.gateway.open_fds() - _connections(made.gateway.pid, made.provider_port)
-        return Rest(files, told.read_text().splitlines(), held_nano)
+        return Rest(_files(made.gateway.pid, made.provider_port), told.read_text().splitlines(), held_nano)
 
     def _tell(self, took_s: float, idle_s: list[float]) -> None:
         """The figures, and what was odd outside the window."""
@@ -418,6 +423,7 @@ class Run:
             f"{len(lanes.odd) - len(odd_outside)} of them within it"
         )
         figures["told again by key"] = str(lanes.told_again)
+        figures["not tried again"] = f"{lanes.not_retried} embeddings, for want of a retry budget"
         for switch in self._switches:
             figures[f"tenant {switch.tenant!r}"] = (
                 f"{switch.served} served, {switch.refused} refused, {switch.switched} times switched"
@@ -436,7 +442,7 @@ def _is_excused(odd: Odd, began_s: float, ended_s: float) -> bool:
 
 
 def _is_back(after: Rest, before: Rest) -> bool:
-    return after.files <= before.files and len(after.tasks) <= len(before.tasks) and after.held_nano == 0
+    return len(after.files) <= len(before.files) and len(after.tasks) <= len(before.tasks) and after.held_nano == 0
 
 
 def _raise_faults(tasks: list[asyncio.Task[None]]) -> None:
@@ -446,15 +452,15 @@ def _raise_faults(tasks: list[asyncio.Task[None]]) -> None:
             task.result()
 
 
-def _connections(pid: int, port: int) -> int:
-    """How many of a process's TCP connections go to this port of this machine."""
-    inodes = {
-        fields[9]
+def _files(pid: int, port: int) -> list[str]:
+    """What a process has open, but for TCP connections to this port of this machine."""
+    there = {
+        f"socket:[{fields[9]}]"
         for fields in (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
         if fields[2] == f"0100007F:{port:04X}"
     }
-    count = 0
+    found = []
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(fd).removeprefix("socket:[").removesuffix("]") in inodes
-    return count
+            found.append(os.readlink(fd))
+    return sorted(name for name in found if name not in there)

@@ -15,7 +15,7 @@ import msgspec
 
 from routerx.clock import SystemClock
 from routerx.domain.record import BillingMode, Outcome, RequestRecord
-from routerx.gateway import pipeline
+from routerx.gateway import idempotency, pipeline
 from routerx.gateway.context import RequestContext
 from routerx.gateway.pipeline import Gateway
 from routerx.gateway.settle import Settler
@@ -169,6 +169,11 @@ def tell_tasks() -> None:
     signal.signal(signal.SIGUSR2, tell)
 
 
+def small_rooms() -> None:
+    """No fault: what has room for a day is full after seconds."""
+    idempotency.USES_MAX, idempotency.TOTAL_BYTES_MAX = 1_000, 2**20
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -184,6 +189,7 @@ PLANTS: dict[str, Callable[[], None]] = {
         small_steps,
         two_days_ago,
         tell_tasks,
+        small_rooms,
     )
 }
 

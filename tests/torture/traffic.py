@@ -7,7 +7,7 @@ the span of time it took, so that it can be told whether the disk was full meanw
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 
 import msgspec
 
@@ -22,6 +22,9 @@ KEYED, CACHED = 0.06, 0.06
 
 LAG_S = 0.05
 """A load that fell behind its rate makes up for no more than this."""
+
+BUSY, BUDGET_S = 100, 9.0
+"""After so many calls within so many seconds a retry budget is more than the provider's faults can use up."""
 
 STAYS = (Leaving.NEVER, 0.0)
 
@@ -75,6 +78,9 @@ class Traffic(Load):
         self.added_s: list[float] = []
         """What plain requests took longer than the provider did."""
         self.told_again = 0
+        self.not_retried = 0
+        self._embedded: dict[bool, deque[float]] = {is_own: deque(maxlen=BUSY) for is_own in (False, True)}
+        """When the last embeddings were sent, with own keys and with the house's: each has a retry budget."""
         self._due_s = 0.0
         self._kept: dict[tuple[int, Kind, bool], Script] = {}
 
@@ -85,6 +91,8 @@ class Traffic(Load):
         asked = oracle.script(self._seed, number)
         leave = STAYS if play.stays else oracle.leaving(self._seed, number, ABORTS)
         self.journal.sending(Sent(number, who.tenant, who.key_id, leave[0], time.time_ns()))
+        if asked.kind is Kind.EMBEDDED:
+            self._embedded[who.tenant == oracle.OWN].append(time.monotonic())
         caller.kept = play.kept
         about = {} if play.about is None else {"about": play.about}
         request = request_of(asked, who.key, headers=play.headers, **about)
@@ -110,12 +118,21 @@ class Traffic(Load):
         """Whether it ended as it has to; what did not is kept."""
         if saw.end in due:
             return True
+        if saw.code == "upstream_error" and self._may_lack_budget(saw.number):
+            self.not_retried += 1
+            return True
         is_storage = saw.code == "storage_unavailable" and (saw.end, saw.status) in (
             ("refused", 503),
             ("broke_off", 200),
         )
         self.odd.append(Odd(began_s, time.monotonic(), str(saw), is_storage))
         return False
+
+    def _may_lack_budget(self, number: int) -> bool:
+        """Embeddings have no second endpoint, and of a quiet one few calls are tried again."""
+        sent = self._embedded[self.journal.sent[number].tenant == oracle.OWN]
+        is_quiet = len(sent) < BUSY or time.monotonic() - sent[0] > BUDGET_S
+        return is_quiet and oracle.script(self._seed, number).fails_first
 
     async def opened(self) -> None:
         """Returns while requests may be sent."""
