@@ -185,6 +185,10 @@ class Post(Op):
             )
         into = posting.amount_nano > 0
         house = HOUSE_CASH if posting.request is None else HOUSE_REVENUE
+        if abs(batch.balance(house) - posting.amount_nano) > 2 * MAX_NANO - 1:  # An integer of SQLite's holds no more.
+            return InvalidParameter(
+                f"All that was ever credited would pass the ledger's limit of ${format_usd(2 * MAX_NANO - 1)}."
+            )
         parties = (house, account, account) if into else (account, house, account)
         request_id, request = posting.request if posting.request is not None else (None, None)
         about = About(request_id, request, posting.reference, None, posting.actor, posting.note)

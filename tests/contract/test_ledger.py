@@ -333,6 +333,18 @@ async def test_money_cannot_go_to_nobody_nor_over_the_limit(ledger: Ledger):
         await ledger.top_up("acme", 1, actor="op", reference=None, note=None)
 
 
+async def test_all_credits_together_have_a_limit_that_is_told(ledger: Ledger):
+    names = ("acme", "other", "third")
+    await ledger.sync_tenants([tenant(name) for name in names])
+    await ledger.top_up(names[0], 2**62, actor="op", reference=None, note=None)
+    with pytest.raises(CallerError, match="ever credited"):
+        await ledger.top_up(names[1], 2**62, actor="op", reference=None, note=None)
+    await ledger.top_up(names[1], 2**62 - 1, actor="op", reference=None, note=None)
+    with pytest.raises(CallerError, match="ever credited"):
+        await ledger.top_up(names[2], 1, actor="op", reference=None, note=None)
+    assert ledger.funds("third").balance_nano == 0
+
+
 async def test_a_statement_shows_the_latest_transfers_oldest_first(ledger: Ledger):
     acme, other = tenant(opening=5 * USD), tenant("other", opening=5 * USD)
     await ledger.sync_tenants([acme, other])
