@@ -114,7 +114,7 @@ def _detail(detail: LogDetail) -> None:
         ("flags", ", ".join(entry.flags) or None),
         ("cost", f"{money(entry.cost_usd)} ({entry.billing})"),
         ("held before", money(detail.held_usd)),
-        ("cost to the house", f"{money(detail.provider_cost_usd)} at list price"),
+        (_payer(entry.flags), f"{money(detail.provider_cost_usd)} at list price"),
         ("first token", None if entry.ttft_ms is None else f"{entry.ttft_ms:,} ms"),
         ("total", f"{entry.duration_ms:,} ms, {detail.overhead_us:,} µs of them in this gateway"),
         ("user", entry.user),
@@ -125,6 +125,11 @@ def _detail(detail: LogDetail) -> None:
     if detail.attempts:
         render.heading("Attempts")
         _attempts(detail)
+
+
+def _payer(flags: tuple[str, ...]) -> str:
+    """Whom the provider bills."""
+    return "cost to the tenant" if "byok" in flags else "cost to the house"
 
 
 def _usage(detail: LogDetail) -> None:

@@ -167,6 +167,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     """Of the input: read from the provider's cache."""
     cost_nano: int
     provider_cost_nano: int
+    """Of the house, at list price."""
 
 
 class VerifyReport(msgspec.Struct, frozen=True):

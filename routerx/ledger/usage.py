@@ -20,9 +20,11 @@ def _tokens(*buckets: str) -> str:
     return "sum(" + " + ".join(f"coalesce(json_extract(r.usage, '$.{bucket}'), 0)" for bucket in buckets) + ")"
 
 
+_HOUSE_COST = "CASE WHEN instr(',' || r.flags || ',', ',byok,') THEN 0 ELSE r.provider_cost END"
+"""What an answer with a tenant's own key cost at its provider is the tenant's affair (MONEY.md row Q)."""
 _SUM = f"""
 SELECT r.provider, (r.settled_ns - ?1) / ?2, count(*), sum(r.outcome = 'ok'),
-       {_tokens(*_INPUT)}, {_tokens(*_OUTPUT)}, {_tokens("in_cache_read")}, sum(r.cost), sum(r.provider_cost)
+       {_tokens(*_INPUT)}, {_tokens(*_OUTPUT)}, {_tokens("in_cache_read")}, sum(r.cost), sum({_HOUSE_COST})
 FROM requests AS r
 WHERE r.n > ?3 AND r.n <= ?4 AND r.settled_ns >= ?1 AND r.provider IS NOT NULL
   AND (?5 IS NULL OR r.tenant = (SELECT id FROM accounts WHERE kind = 'tenant' AND name = ?5))

@@ -60,7 +60,10 @@ REQUESTS = MetricSpec(
 )
 COST = MetricSpec("routerx_cost_usd_total", "counter", "What tenants owe.", ("tenant", "model", "provider"))
 HOUSE_COST = MetricSpec(
-    "routerx_provider_cost_usd_total", "counter", "List price of answered requests.", ("model", "provider")
+    "routerx_provider_cost_usd_total",
+    "counter",
+    "List price of requests answered with keys of the house.",
+    ("model", "provider"),
 )
 TOKENS = MetricSpec(
     "routerx_tokens_total", "counter", "Tokens by bucket, and web searches.", ("model", "provider", "bucket")
@@ -211,7 +214,8 @@ class Metrics(Collector):
         series = self._bound(record)
         series.outcomes[record.outcome] = series.outcomes.get(record.outcome, 0) + 1
         series.cost_nano += record.cost_nano
-        series.provider_cost_nano += record.provider_cost_nano
+        if "byok" not in record.flags:  # The provider bills the tenant.
+            series.provider_cost_nano += record.provider_cost_nano
         if record.usage is not None:
             tokens, usage = series.tokens, record.usage
             tokens[0] += usage.in_fresh

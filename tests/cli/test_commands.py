@@ -311,8 +311,14 @@ def test_a_request_is_shown_in_full(server: Running) -> None:
         "310 ms",
         "420 µs",
         "my app",
+        "cost to the house",
     ):
         assert text in shown
+
+
+def test_what_an_own_key_is_billed_for_is_shown_as_the_tenants(server: Running) -> None:
+    server.settle(record(1, flags=("byok",)))
+    assert re.search(r"cost to the tenant +\$0.00334 at list price", run(server, "logs", "show", "req_0001").stdout)
 
 
 # --- ledger

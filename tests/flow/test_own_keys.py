@@ -291,6 +291,17 @@ async def test_what_an_own_key_may_cost_is_no_cost_of_the_houses(tmp_path: Path)
         assert [one.cost_est_nano for one in row.attempts] == [0] * len(row.attempts)
 
 
+async def test_what_own_keys_are_billed_for_is_in_no_sum_of_the_houses(tmp_path: Path) -> None:
+    async with two(tmp_path) as (gw, _, _):
+        for key, house in ((KEY, 0), (OTHER_KEY, UP_COST)):
+            assert (await chat(gw, "solo", key=key)).status == 200
+            assert (await gw.settled()).provider_cost_nano == UP_COST
+            usage = (await gw.ask("GET", "/v1/stats/providers/tokens", key=ADMIN_KEY)).json["totals"]
+            assert [one["provider_cost_nano"] for one in usage] == [house]
+            told_of = [line for line in (await metrics(gw)).splitlines() if line.startswith("routerx_provider_cost")]
+            assert [float(line.split()[-1]) for line in told_of] == [house / 1e9]
+
+
 # --- nothing is replaced in silence
 
 
