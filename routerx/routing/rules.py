@@ -130,17 +130,19 @@ class Rules:
 
     def keys_for(self, provider: Provider) -> tuple[bool, ...]:
         """With whose keys the provider may be asked, in order: True the tenant's own, False the house's."""
+        if provider.byok_only:
+            return (True,)
         if not self._terms.owns(provider):
             return (False,)
-        return (True, False) if self.falls_back and not provider.byok_only else (True,)
+        return (True, False) if self.falls_back else (True,)
 
     def terms_of(self, endpoint: Endpoint, *, own_key: bool) -> tuple[BillingMode, PriceSnapshot | None]:
         """How an answer by the endpoint is billed."""
         return terms_of(endpoint, self._terms.tenant, free=self._terms.free, own_key=own_key)
 
     def against(self, endpoint: Endpoint, provider: Provider, found: Found, *, own_key: bool) -> str | None:
-        """The first rule that keeps the endpoint, asked with such a key, out; the caller's own come last, so that one
-        of them tells that nothing else is in the way."""
+        """The first rule that keeps the endpoint, asked with such a key, out. The caller's own come late, and at last
+        that there is no such key, so that each tells that nothing before it is in the way."""
         terms = self._terms
         if not found.allowed(endpoint, terms.tenant):
             return NOT_ALLOWED
@@ -150,16 +152,19 @@ class Rules:
         plan, card = terms.tenant.plan, endpoint.price
         if terms.free and plan.free_suffix is FreeSuffix.ZERO_PRICED and (card is None or not card.is_free):
             return "not_zero_priced"
-        if provider.byok_only and not own_key:
-            return NO_HOUSE_KEY
         if card is None and plan.on_unpriced is OnUnpriced.DENY and not own_key:
             return "unpriced"
         rule = None if endpoint.key == terms.reference.key else self._fenced(card)
         if rule is None:
             rule = self._unwanted(endpoint, provider, own_key=own_key)
-        if rule is None and own_key and not terms.own_key and provider.name in terms.stored.lost:
-            return OWN_KEY_LOST
-        return rule
+        return rule if rule is not None or not own_key else self._keyless(provider)
+
+    def _keyless(self, provider: Provider) -> str | None:
+        """Why there is no own key to ask the provider with."""
+        terms = self._terms
+        if terms.own_key or provider.name in terms.stored.usable:
+            return None
+        return OWN_KEY_LOST if provider.name in terms.stored.lost else NO_HOUSE_KEY
 
     def _fenced(self, card: PriceCard | None) -> str | None:
         fence = self._terms.fence

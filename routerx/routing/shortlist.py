@@ -264,20 +264,27 @@ def _home(groups: list[tuple[Option, ...]], wishes: Wishes, reference: Endpoint,
 
 
 def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoReturn:
-    """Nothing is left. Where only the caller's wishes keep the asked model out, they are told; else the reason that
-    excluded its first endpoint."""
+    """Nothing is left. Where nothing but a key is missing, that is told; where only the caller's wishes keep the asked
+    model out, they are; else the reason that excluded its first endpoint."""
     name = meaning.name
     keys = {endpoint.key for found in meaning.models for endpoint in found.model.endpoints}
     asked = [each for each in excluded if each.endpoint in keys and each.rule != NOT_ALLOWED]
-    unwanted = [each for each in asked if each.rule in WISHED]
-    if unwanted:
-        raise _no_endpoint(name, unwanted)
-    rule = asked[0].rule if asked else NOT_ALLOWED
     if any(each.rule == OWN_KEY_LOST for each in excluded):
         raise NoHealthyUpstream(
             f"this tenant's own key for a provider of model {name!r} cannot be read any more, and no other key is used "
             "in its place; ask the operator of this gateway to store it again"
         )
+    if any(each.rule == NO_HOUSE_KEY for each in asked):
+        raise PermissionDenied(
+            f"model {name!r} is served with callers' own provider keys only; send yours in X-RouterX-API-Key, or have "
+            "the operator of this gateway store it for this tenant",
+            param="model",
+            details={"reason": NO_HOUSE_KEY},
+        )
+    unwanted = [each for each in asked if each.rule in WISHED]
+    if unwanted:
+        raise _no_endpoint(name, unwanted)
+    rule = asked[0].rule if asked else NOT_ALLOWED
     lacking = lacks_of(rule)
     if isinstance(lacking, Operation):
         raise UnsupportedOperation(
@@ -298,13 +305,6 @@ def _refuse(meaning: Meaning, excluded: list[Exclusion], tenant: Tenant) -> NoRe
             "give it a price or set on_unpriced in the plan",
             param="model",
             details={"reason": "model_unpriced"},
-        )
-    if rule == NO_HOUSE_KEY:
-        raise PermissionDenied(
-            f"model {name!r} is served with callers' own provider keys only; send yours in X-RouterX-API-Key, or have "
-            "the operator of this gateway store it for this tenant",
-            param="model",
-            details={"reason": NO_HOUSE_KEY},
         )
     raise not_available(name)
 

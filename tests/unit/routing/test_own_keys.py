@@ -9,7 +9,7 @@ from routerx.domain.policy import Policy, Sort
 from routerx.domain.record import BillingMode
 from routerx.domain.tenant import OnUnpriced
 from routerx.domain.wishes import MaxPrice, Wishes
-from routerx.errors import NoHealthyUpstream, PermissionDenied
+from routerx.errors import NoEndpoint, NoHealthyUpstream, PermissionDenied
 from routerx.providers.spec import Auth
 from routerx.routing.decide import following
 from routerx.secrets import Secret
@@ -182,6 +182,17 @@ def test_where_no_other_provider_serves_it_the_caller_is_told_to_bring_a_key(opt
         here.plan(chat("a/undeclared"))
     with pytest.raises(NoHealthyUpstream, match="cannot be read"):
         here.plan(chat("a/x"), stored={"a": None})
+
+
+def test_a_missing_key_is_told_where_nothing_else_is_in_the_way() -> None:
+    here, only_a = byok_only(), Wishes(only=("a",))
+    with pytest.raises(PermissionDenied, match="X-RouterX-API-Key"):
+        here.plan(wishes=only_a)
+    with pytest.raises(NoHealthyUpstream, match="cannot be read"):
+        here.plan(wishes=only_a, stored={"a": None})
+    with pytest.raises(NoEndpoint, match="'only' names other providers"):
+        here.plan(wishes=Wishes(only=("c",)))
+    assert [each.rule for each in here.plan(wishes=Wishes(ignore=("a",))).excluded] == ["ignored"]
 
 
 def test_who_opts_in_falls_back_to_a_provider_that_the_house_has_a_key_for() -> None:
