@@ -13,7 +13,12 @@ _ENDPOINT_KEYS = {
     "not_distillable": "distillable",
     "other_quantization": "quantization",
 }
-_PROVIDER_KEYS = {"provider_limited": "limit", "keeps_data": "keeps_data", "not_zdr": "zdr"}
+_PROVIDER_KEYS = {
+    "provider_limited": "limit",
+    "keeps_data": "keeps_data",
+    "not_zdr": "zdr",
+    "no_house_key": "byok_only",
+}
 
 
 def endpoint_place(snapshot: Snapshot, endpoint: Endpoint, key: str = "") -> str | None:
@@ -40,6 +45,8 @@ def exclusion_place(
     provider = excluded.endpoint.partition("/")[0]
     if rule == "not_allowed":
         return _first(snapshot, f"tenants.{tenant.name}.allow", f"tenants.{tenant.name}")
+    if rule == "house_key":
+        return _first(snapshot, f"tenants.{tenant.name}.byok_fallback", f"tenants.{tenant.name}")
     if rule in ("unpriced", "not_zero_priced"):
         key = "on_unpriced" if rule == "unpriced" else "free_suffix"
         return _first(snapshot, f"plans.{tenant.plan.name}.{key}", f"plans.{tenant.plan.name}")

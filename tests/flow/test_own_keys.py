@@ -151,6 +151,16 @@ async def test_a_key_that_comes_with_the_request_goes_before_the_stored_one(tmp_
         assert (await chat(gw, headers={"X-RouterX-API-Key": SENT})).status == 200
         assert (await chat(gw)).status == 200
         assert keys_at(up) == [SENT, OWN]
+        assert not any(name.startswith("x-routerx") for name in up.requests[0].headers)
+
+
+async def test_a_prompt_is_counted_with_the_own_key_and_for_nothing(tmp_path: Path) -> None:
+    async with two(tmp_path) as (gw, up, _):
+        await store(gw, OWN, "claude")
+        up.default = Json({"input_tokens": 7})
+        body = {"model": "sonnet", "messages": HELLO}
+        assert (await gw.ask("POST", "/v1/messages/count_tokens", body)).json == {"input_tokens": 7}
+        assert (keys_at(up), (await gw.settled()).cost_nano) == ([OWN], 0)
 
 
 async def test_set_replace_and_remove_count_for_the_next_request_and_not_for_one_in_flight(tmp_path: Path) -> None:
@@ -512,6 +522,22 @@ async def test_an_explanation_says_which_candidates_are_asked_with_an_own_key(tm
         assert ("spare/duo", "other_provider") in [(one["endpoint"], one["rule"]) for one in sent.json["excluded"]]
 
 
+async def test_an_operator_is_shown_which_line_keeps_the_houses_keys_out(tmp_path: Path) -> None:
+    def opted_out(value: Config) -> None:
+        value["tenants"][TENANT]["byok_fallback"] = False
+
+    async with two(tmp_path, opted_out) as (gw, _, _):
+        assert await said_at(gw, "duo", TENANT) == [("house_key", '"byok_fallback": false')]
+
+
+async def said_at(gateway: Gateway, model: str, tenant: str) -> list[tuple[str, str]]:
+    """Rules that leave out what serves the model, and the line of the file that each is from."""
+    question = {"request": {"model": model, "messages": HELLO}, "tenant": tenant}
+    told_of = (await gateway.ask("POST", "/admin/v1/explain", question, key=ADMIN_KEY)).json["excluded"]
+    lines = (gateway.folder / "routerx.yaml").read_text().splitlines()
+    return [(one["rule"], lines[int(one["place"].rpartition(":")[2]) - 1].strip(" ,")) for one in told_of]
+
+
 # --- providers with own keys only
 
 
@@ -539,6 +565,7 @@ async def test_who_has_no_key_where_only_own_ones_are_taken_is_told_to_bring_one
         body = {"model": "own", "messages": HELLO}
         told_of = (await gw.ask("POST", EXPLAIN, body, key=OTHER_KEY)).json
         assert (told_of["refused"]["status"], told_of["excluded"][0]["rule"]) == (403, "no_house_key")
+        assert await said_at(gw, "own", OTHER) == [("no_house_key", '"byok_only": true')]
         assert up.requests == []
         await store(gw, None)
         assert (await chat(gw, "own")).status == 403
