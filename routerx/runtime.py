@@ -55,12 +55,12 @@ from routerx.http.inbound import Door
 from routerx.http.own import OwnApi
 from routerx.http.tenant import TenantApi
 from routerx.keyring import Keyring
-from routerx.ledger.answers import AnswerStore
+from routerx.ledger.beside.answers import AnswerStore
+from routerx.ledger.beside.sidefile import remove_side_file
+from routerx.ledger.beside.uses import UseIndex
 from routerx.ledger.lock import DataDirLock
 from routerx.ledger.opening import LedgerOptions
-from routerx.ledger.sidefile import remove_side_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.uses import UseIndex
 from routerx.limits.memory import MemoryLimiter
 from routerx.routing.state import RoutingState
 from routerx.secrets import Secret

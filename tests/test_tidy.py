@@ -24,7 +24,7 @@ EXCEPTIONS: dict[str, int] = {
     "routerx/errors.py UpstreamRefused.__init__ parameters": 7,
     "routerx/ledger/database.py time.perf_counter": 2,  # Measures the disk itself.
     "routerx/ledger/reports.py time.monotonic": 2,  # Called by SQLite in its own thread.
-    "routerx/ledger/verify.py time.perf_counter": 2,  # How long a command took, for people.
+    "routerx/ledger/proof/verify.py time.perf_counter": 2,  # How long a command took, for people.
     "routerx/ledger/writer.py time.time_ns": 1,
     "routerx/routing/state.py RoutingState.failed parameters": 6,  # With when the call began.
 }
@@ -37,7 +37,7 @@ ROOTS = {
     "routerx/cli/root.py": 1,
     "routerx/http/admin_kit.py": 1,
     "routerx/http/app.py": 1,
-    "routerx/ledger/sidefile.py": 1,
+    "routerx/ledger/beside/sidefile.py": 1,
     "routerx/ledger/writer.py": 5,
 }
 

@@ -45,8 +45,8 @@ from routerx.keyring import Keyring
 from routerx.ledger.backup import restore
 from routerx.ledger.base import LogQuery
 from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.proof.verify import verify_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.verify import verify_file
 
 T = TypeVar("T")
 

@@ -1,9 +1,9 @@
 """Idempotency keys: who sends a request again under the same key gets the same answer, and pays once.
 
-The use of a key is on disk before its request goes anywhere (ledger/uses.py); whether it came to anything is what the
-ledger says of that request. So whatever is killed when, one key is charged once: a use without a row in the ledger came
-to nothing, and one with a row is not served again. The answers are kept in memory and, encrypted, on disk
-(ledger/answers.py); they are written once they are told, so a crash may lose the last of them, and no charge.
+The use of a key is on disk before its request goes anywhere (ledger/beside/uses.py); whether it came to anything is
+what the ledger says of that request. So whatever is killed when, one key is charged once: a use without a row in the
+ledger came to nothing, and one with a row is not served again. The answers are kept in memory and, encrypted, on disk
+(ledger/beside/answers.py); they are written once they are told, so a crash may lose the last of them, and no charge.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from routerx.errors import (
     StorageUnavailable,
 )
 from routerx.gateway.context import Answer, ClientStream
-from routerx.ledger.answers import AnswerStore
-from routerx.ledger.uses import UseIndex, UseRow
+from routerx.ledger.beside.answers import AnswerStore
+from routerx.ledger.beside.uses import UseIndex, UseRow
 from routerx.money import format_usd
 
 HEADER = "Idempotency-Key"

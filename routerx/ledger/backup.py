@@ -13,7 +13,7 @@ from routerx.errors import Conflict, LedgerUnusable
 from routerx.ledger.base import BackupReport
 from routerx.ledger.database import connect_read_only, create_private
 from routerx.ledger.lock import DataDirLock
-from routerx.ledger.verify import Pause, check_file, no_pause
+from routerx.ledger.proof.verify import Pause, check_file, no_pause
 
 PAGES_PER_STEP = 256
 """A mebibyte of 4 KiB pages; between steps others get the processor and the disk."""

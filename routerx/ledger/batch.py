@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from routerx.ledger.schema import HOUSE_REVENUE, HOUSE_WRITEOFF
+from routerx.ledger.schema.initial import HOUSE_REVENUE, HOUSE_WRITEOFF
 
 GENESIS = bytes(32)
 """What the first row of a chain follows."""

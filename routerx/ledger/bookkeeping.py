@@ -18,11 +18,11 @@ from routerx.ledger.budget import DAY_NS, day_of
 from routerx.ledger.corrections import Refund, Refunding
 from routerx.ledger.database import connect_read_only
 from routerx.ledger.ops import Op, Post, Posting
-from routerx.ledger.pruning import Day, DeletePruned, Watermark, WriteWatermark, newest_watermark
+from routerx.ledger.proof.pruning import Day, DeletePruned, Watermark, WriteWatermark, newest_watermark
+from routerx.ledger.proof.sealing import Unproven, seal_transfers, sum_requests
+from routerx.ledger.proof.watch import Stopped, Watch
 from routerx.ledger.reports import Reader, first_settled, last_request
 from routerx.ledger.rerating import Correction, Tally, corrections
-from routerx.ledger.sealing import Unproven, seal_transfers, sum_requests
-from routerx.ledger.watch import Stopped, Watch
 from routerx.money import MAX_NANO, format_usd
 
 log = logging.getLogger("routerx.ledger")

@@ -13,7 +13,7 @@ from routerx.errors import Conflict, NotFound
 from routerx.ledger.base import TransferRow
 from routerx.ledger.batch import About, Batch
 from routerx.ledger.ops import Op, by_reference, taken
-from routerx.ledger.schema import HOUSE_REVENUE
+from routerx.ledger.schema.initial import HOUSE_REVENUE
 from routerx.money import format_usd
 
 _encode = msgspec.json.Encoder().encode

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import msgspec
 
 from routerx.errors import LedgerLocked, LedgerUnusable
-from routerx.ledger.migrations import SCHEMA_VERSION, migrate
-from routerx.ledger.schema import APPLICATION_ID
+from routerx.ledger.schema.initial import APPLICATION_ID
+from routerx.ledger.schema.migrations import SCHEMA_VERSION, migrate
 from routerx.money import SCALE
 
 MAGIC = b"SQLite format 3\x00"

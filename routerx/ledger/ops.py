@@ -17,7 +17,7 @@ from routerx.errors import Conflict, InvalidParameter
 from routerx.ledger.access import store_terms, terms_text
 from routerx.ledger.base import KeyRow, TransferRow
 from routerx.ledger.batch import About, Batch
-from routerx.ledger.schema import HOUSE_CASH, HOUSE_REVENUE
+from routerx.ledger.schema.initial import HOUSE_CASH, HOUSE_REVENUE
 from routerx.money import MAX_NANO, format_usd
 from routerx.secrets import key_id
 

@@ -15,7 +15,7 @@ from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
 from routerx.domain.usage import Usage, UsageSource
 from routerx.errors import StorageBusy
 from routerx.ledger.base import AuditRow, LogQuery, TransferRow
-from routerx.ledger.requestlog import decode
+from routerx.ledger.beside.requestlog import decode
 
 QUERY_S_MAX = 2.0
 """A reader that takes longer is stopped: while it reads, the WAL cannot shrink (FAULTS.md 92)."""

@@ -29,6 +29,7 @@ from routerx.ledger.base import (
     UsageRow,
     VerifyReport,
 )
+from routerx.ledger.beside.requestlog import RequestLog
 from routerx.ledger.bookkeeping import SqliteBookkeeper, refuse_own_reference, row_of, submitted
 from routerx.ledger.books import Books, Closed, belongs_in_books
 from routerx.ledger.budget import floor_of
@@ -36,11 +37,10 @@ from routerx.ledger.database import Connect, connect
 from routerx.ledger.opening import LedgerOptions, Opened, open_file
 from routerx.ledger.ops import AddKey, Op, Post, Posting, Remark, RevokeKey, SetKeyTerms, Suspend, yaml_tombstones
 from routerx.ledger.own_keys import SqliteKeySafe
-from routerx.ledger.requestlog import RequestLog
+from routerx.ledger.proof.verify import check_file
+from routerx.ledger.proof.watch import Stopped, Watch
 from routerx.ledger.storage import Storage
 from routerx.ledger.usage import provider_usage
-from routerx.ledger.verify import check_file
-from routerx.ledger.watch import Stopped, Watch
 from routerx.ledger.writer import Writer
 from routerx.money import MAX_NANO, format_usd
 from routerx.secrets import Secret, key_digest, key_id, new_api_key

@@ -25,13 +25,13 @@ from routerx.domain.tenant import Plan, Tenant
 from routerx.domain.usage import Usage, UsageSource
 from routerx.ledger.base import LogQuery, UsageQuery
 from routerx.ledger.batch import Batch, load_state
+from routerx.ledger.beside.requestlog import encode
 from routerx.ledger.budget import day_of
 from routerx.ledger.database import connect
 from routerx.ledger.opening import LedgerOptions
 from routerx.ledger.ops import Settle
-from routerx.ledger.requestlog import encode
+from routerx.ledger.proof.verify import Verified, verify_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.verify import Verified, verify_file
 
 USD = 10**9
 TENANTS = tuple(Tenant(f"tenant-{n}", Plan("bench"), opening_balance_nano=10**6 * USD) for n in range(50))

@@ -21,8 +21,8 @@ from routerx.control.books import BookOperations
 from routerx.domain.pricing import PriceCard, PriceSnapshot, cost_nano
 from routerx.domain.usage import Usage
 from routerx.http.admin_books import book_routes
+from routerx.ledger.proof.verify import verify_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.verify import verify_file
 from tests.cli.support import ADMIN_KEY, authorize, snapshot
 from tests.unit.ledger.ledger_kit import USD, ledger_file, options, query, record, tenant
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from routerx.cli import main
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from routerx.secrets import Secret, fingerprint
 from routerx.telemetry.logs import configure_logging
 from tests.support.gateway import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.torture import world
 from tests.torture.checker import Evidence, check, read_books, read_evidence
 from tests.torture.client import fetch

@@ -32,8 +32,8 @@ from routerx.domain.record import AttemptRecord, BillingMode, RequestRecord
 from routerx.domain.tenant import Plan, Tenant
 from routerx.domain.usage import Usage, UsageSource
 from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.proof.verify import verify_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.verify import verify_file
 from tests.torture.arena import Report, spread_ms
 from tests.torture.processes import ROOT, clean_environment, die_with_parent
 

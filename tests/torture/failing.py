@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.torture import world
 from tests.torture.arena import Arena, Report, arena
 from tests.torture.checker import charged_numbers, read_books

@@ -23,12 +23,12 @@ from routerx import keyring, runtime
 from routerx.gateway.settle import Settler
 from routerx.http.answer import CallerStream, WholeAnswer
 from routerx.ledger import backup
+from routerx.ledger.beside.sidefile import SideFile
+from routerx.ledger.beside.uses import UseIndex
 from routerx.ledger.books import Books
 from routerx.ledger.own_keys import SqliteKeySafe
-from routerx.ledger.pruning import DeletePruned, WriteWatermark
-from routerx.ledger.sidefile import SideFile
+from routerx.ledger.proof.pruning import DeletePruned, WriteWatermark
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.uses import UseIndex
 from routerx.runtime import Runtime
 from routerx.upstream.direct import DirectTransport
 

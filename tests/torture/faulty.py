@@ -19,10 +19,11 @@ from routerx.gateway import idempotency, pipeline
 from routerx.gateway.context import RequestContext
 from routerx.gateway.pipeline import Gateway
 from routerx.gateway.settle import Settler
-from routerx.ledger import pruning, writer
+from routerx.ledger import writer
 from routerx.ledger.batch import Batch
 from routerx.ledger.books import Books
 from routerx.ledger.ops import Op, Settle
+from routerx.ledger.proof import pruning
 from tests.torture import failpoints
 from tests.torture.failpoints import Failpoint
 

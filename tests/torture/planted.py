@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from routerx.ledger.schema import HOUSE_REVENUE as REVENUE
+from routerx.ledger.schema.initial import HOUSE_REVENUE as REVENUE
 from tests.torture.arena import judge
 from tests.torture.checker import Evidence
 from tests.torture.oracle import Leaving

@@ -29,8 +29,8 @@ import uvloop
 from routerx.clock import SystemClock
 from routerx.ledger.database import connect
 from routerx.ledger.opening import LedgerOptions, open_file
+from routerx.ledger.proof.verify import verify_file
 from routerx.ledger.sqlite import open_ledger
-from routerx.ledger.verify import verify_file
 from tests.torture.arena import Report
 from tests.torture.commits import ACKNOWLEDGED, charge, options, tenants
 from tests.torture.processes import ROOT, clean_environment, die_with_parent

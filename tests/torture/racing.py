@@ -22,8 +22,8 @@ from routerx.domain.tenant import KeyTerms, Plan, Tenant
 from routerx.errors import Conflict, InsufficientBalance
 from routerx.ledger.base import Hold
 from routerx.ledger.opening import LedgerOptions
+from routerx.ledger.proof.verify import verify_file
 from routerx.ledger.sqlite import SqliteLedger, open_ledger
-from routerx.ledger.verify import verify_file
 from routerx.secrets import key_digest
 from tests.torture.arena import Report
 from tests.torture.commits import record

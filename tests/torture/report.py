@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from routerx.errors import LedgerUnusable
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.torture.arena import Report
 from tests.torture.processes import ROOT
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.flow.money.oracle import Price, Terms, Used, owed_nano, usd
 from tests.support.behaviours import Behaviour
 from tests.support.gateway import ADMIN_KEY, HELLO, Caller, Config, Gateway, Reply, config, digest, running

@@ -112,7 +112,7 @@ MISTAKES = {
     "server: {listen: '127.0.0.1:70000'}": "server.listen: is not host:port",
     "server: {auth_header: 'a b'}": "server.auth_header: is not the name of a header ('a b')",
     "server: {admin_keys: [short]}": "server.admin_keys[0]: is not an admin key: it needs at least 16 characters",
-    "server: {vault_keys: [short]}": "server.vault_keys[0]: is not a vault key: it needs 32 to 512 printable characters",
+    "server: {vault_keys: [short]}": "server.vault_keys[0]: is not a vault key: it needs 32 to 512 printable",
     "providers: {azure-openai: {keys: [a]}}": "providers.azure-openai: needs a base_url: every customer of this vendor",
     "providers: {a: {preset: opnai}}": "providers.a.preset: is no preset ('opnai'); did you mean 'openai'?",
     "providers: {a: {base_url: 'ftp://h'}}": "providers.a.base_url: is not an HTTP URL; write it like https://host/v1",

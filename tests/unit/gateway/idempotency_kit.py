@@ -6,8 +6,8 @@ from routerx.domain.record import BillingMode, RequestRecord
 from routerx.domain.usage import UsageSource
 from routerx.gateway.context import Answer
 from routerx.gateway.idempotency import Idempotency, Kept, Use, keep_whole
-from routerx.ledger.answers import AnswerStore
-from routerx.ledger.uses import UseIndex
+from routerx.ledger.beside.answers import AnswerStore
+from routerx.ledger.beside.uses import UseIndex
 from routerx.vault import Vault
 from tests.support.clock import ManualClock
 

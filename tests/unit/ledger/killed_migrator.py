@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 
-from routerx.ledger import database, schema_2
+from routerx.ledger import database
 from routerx.ledger.database import connect, inspect
+from routerx.ledger.schema import fees
 
 
 class Doomed(tuple[str, ...]):
@@ -19,6 +20,6 @@ class Doomed(tuple[str, ...]):
 
 
 if __name__ == "__main__":
-    schema_2.STATEMENTS = Doomed(schema_2.STATEMENTS)
+    fees.STATEMENTS = Doomed(fees.STATEMENTS)
     path = sys.argv[1]
     database.prepare(database.open_writer(path, "full", 5.0, connect), inspect(path, 5.0), 1)

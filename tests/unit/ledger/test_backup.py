@@ -10,7 +10,7 @@ import pytest
 from routerx.errors import Conflict, LedgerLocked, LedgerUnusable
 from routerx.ledger import backup
 from routerx.ledger.backup import restore
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, pay, query, tenant
 from tests.unit.ledger.test_ledger_verify import tamper
 

@@ -9,8 +9,8 @@ import pytest
 from routerx.domain.tenant import KeyTerms, Limits, Period, Principal, SpendLimit, Tenant
 from routerx.errors import Conflict, InsufficientBalance, NotFound, SpendLimitReached
 from routerx.ledger.base import KeyUse
+from routerx.ledger.proof.verify import verify_file
 from routerx.ledger.sqlite import SqliteLedger
-from routerx.ledger.verify import verify_file
 from routerx.secrets import key_digest
 from tests.support.clock import START_NS, ManualClock
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, query, record, tenant

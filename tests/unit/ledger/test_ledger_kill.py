@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from routerx.ledger.database import inspect
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.unit.ledger.ledger_kit import query
 
 KILLS = 18

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from routerx.ledger import schema_2
 from routerx.ledger.database import inspect
-from routerx.ledger.migrations import SCHEMA_VERSION, m001_initial
-from routerx.ledger.schema import TABLES, guard
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
+from routerx.ledger.schema import fees
+from routerx.ledger.schema.initial import TABLES, guard
+from routerx.ledger.schema.migrations import SCHEMA_VERSION, m001_initial
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, pay, query, tenant
 from tests.unit.ledger.test_ledger_verify import ACME, OTHER, build
 
@@ -76,7 +76,7 @@ def test_an_old_file_can_be_verified_as_it_is(old: Path):
 @pytest.mark.parametrize("statement", ["DROP TABLE transfers", "CREATE TRIGGER attempts_no_delete"])
 def test_a_migration_that_is_killed_leaves_the_old_ledger(old: Path, statement: str):
     before = rows_of(old)
-    number = next(number for number, text in enumerate(schema_2.STATEMENTS) if text.startswith(statement))
+    number = next(number for number, text in enumerate(fees.STATEMENTS) if text.startswith(statement))
     command = [sys.executable, "-m", "tests.unit.ledger.killed_migrator", str(old), str(number)]
     killed = subprocess.run(command, timeout=30, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from routerx.errors import LedgerLocked, LedgerUnusable
-from routerx.ledger import database, migrations
+from routerx.ledger import database
 from routerx.ledger.database import connect, inspect
 from routerx.ledger.lock import DataDirLock
-from routerx.ledger.migrations import SCHEMA_VERSION
+from routerx.ledger.schema import migrations
+from routerx.ledger.schema.migrations import SCHEMA_VERSION
 from routerx.ledger.sqlite import open_ledger
 from tests.support.clock import ManualClock
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, options, pay, query, tenant

@@ -12,7 +12,7 @@ from routerx.domain.tenant import Billing
 from routerx.domain.usage import Usage
 from routerx.errors import LedgerUnusable, StorageUnavailable
 from routerx.ledger.batch import link
-from routerx.ledger.verify import verify_file
+from routerx.ledger.proof.verify import verify_file
 from tests.support.clock import ManualClock
 from tests.unit.ledger.ledger_kit import USD, attempt, ledger_file, opened, pay, query, record, tenant
 

@@ -17,9 +17,9 @@ from routerx.keyring import Keyring
 from routerx.ledger.backup import restore
 from routerx.ledger.export import ExportQuery, exported
 from routerx.ledger.own_keys import TOLD_MAX
-from routerx.ledger.schema import guard
+from routerx.ledger.proof.verify import verify_file
+from routerx.ledger.schema.initial import guard
 from routerx.ledger.sqlite import SqliteLedger
-from routerx.ledger.verify import verify_file
 from routerx.secrets import Secret, fingerprint
 from tests.support.clock import START_NS
 from tests.unit.ledger.ledger_kit import USD, Fault, ledger_file, opened, pay, query, tenant

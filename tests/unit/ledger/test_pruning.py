@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from routerx.errors import Conflict, NotFound
-from routerx.ledger import verify
 from routerx.ledger.base import PruneReport, UsageQuery
-from routerx.ledger.pruning import ROWS_PER_STEP, DeletePruned
+from routerx.ledger.proof import verify
+from routerx.ledger.proof.pruning import ROWS_PER_STEP, DeletePruned
+from routerx.ledger.proof.verify import check_file, verify_file
 from routerx.ledger.sqlite import SqliteLedger
-from routerx.ledger.verify import check_file, verify_file
 from tests.support.clock import START_NS, ManualClock
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, pay, query, record, tenant
 from tests.unit.ledger.test_corrections import CARD, at, rated, settle

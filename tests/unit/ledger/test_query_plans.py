@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from routerx.errors import Conflict
-from routerx.ledger import watch
 from routerx.ledger.base import LogQuery, UsageQuery
 from routerx.ledger.database import connect, connect_read_only
+from routerx.ledger.proof import watch
 from routerx.ledger.sqlite import SqliteLedger
 from tests.support.clock import START_NS, ManualClock
 from tests.unit.ledger.ledger_kit import USD, ledger_file, opened, pay, query, record, tenant

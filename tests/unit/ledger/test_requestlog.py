@@ -7,7 +7,7 @@ from pathlib import Path
 
 from routerx.domain.record import RequestRecord
 from routerx.ledger.base import LogQuery
-from routerx.ledger.requestlog import FOLLOWED_MAX, REFUSED_PER_SECOND_MAX, RequestLog
+from routerx.ledger.beside.requestlog import FOLLOWED_MAX, REFUSED_PER_SECOND_MAX, RequestLog
 from tests.support.clock import ManualClock
 from tests.unit.ledger.ledger_kit import USD, attempt, opened, pay, query, record, refused, replaced, tenant
 

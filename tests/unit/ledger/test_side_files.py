@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from routerx.errors import ConfigError, StorageUnavailable
-from routerx.ledger import answers
-from routerx.ledger.answers import AnswerStore
-from routerx.ledger.sidefile import SideFile, SideFileOptions
-from routerx.ledger.uses import SWEEP_ROWS, UseIndex, UseRow
+from routerx.ledger.beside import answers
+from routerx.ledger.beside.answers import AnswerStore
+from routerx.ledger.beside.sidefile import SideFile, SideFileOptions
+from routerx.ledger.beside.uses import SWEEP_ROWS, UseIndex, UseRow
 from routerx.vault import Vault
 
 SCOPE = b"s" * 32

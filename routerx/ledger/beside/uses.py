@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from routerx.errors import StorageUnavailable
-from routerx.ledger.sidefile import SideFile, SideFileOptions
+from routerx.ledger.beside.sidefile import SideFile, SideFileOptions
 
 T = TypeVar("T")
 

@@ -3,10 +3,10 @@
 import sqlite3
 from collections.abc import Callable
 
-from routerx.ledger import checks
 from routerx.ledger.batch import GENESIS, link
-from routerx.ledger.checks import Progress
-from routerx.ledger.pruning import Day, Watermark, fold
+from routerx.ledger.proof import checks
+from routerx.ledger.proof.checks import Progress
+from routerx.ledger.proof.pruning import Day, Watermark, fold
 
 PAGE_ROWS = 500
 

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from routerx.errors import LedgerUnusable
-from routerx.ledger import checks
 from routerx.ledger.base import VerifyReport
 from routerx.ledger.budget import DAY_NS
-from routerx.ledger.checks import Progress
 from routerx.ledger.database import connect_read_only, recognise
 from routerx.ledger.own_keys import own_keys_told
-from routerx.ledger.pruning import newest_watermark, recorded
-from routerx.ledger.schema import TABLES
+from routerx.ledger.proof import checks
+from routerx.ledger.proof.checks import Progress
+from routerx.ledger.proof.pruning import newest_watermark, recorded
+from routerx.ledger.schema.initial import TABLES
 
 PAGE_ROWS = 500
 VIOLATIONS_MAX = 1_000

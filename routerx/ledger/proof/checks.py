@@ -12,8 +12,8 @@ from routerx.domain.pricing import PriceSnapshot, cost_nano
 from routerx.domain.usage import Usage
 from routerx.ledger.batch import GENESIS, link
 from routerx.ledger.budget import day_of
-from routerx.ledger.pruning import Watermark, fold
-from routerx.ledger.schema import HOUSE_CASH, HOUSE_REVENUE, HOUSE_WRITEOFF
+from routerx.ledger.proof.pruning import Watermark, fold
+from routerx.ledger.schema.initial import HOUSE_CASH, HOUSE_REVENUE, HOUSE_WRITEOFF
 
 _usage = msgspec.json.Decoder(Usage).decode
 _price = msgspec.json.Decoder(PriceSnapshot).decode

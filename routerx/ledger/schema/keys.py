@@ -1,6 +1,6 @@
 """What migration 3 adds: what keys may and have spent, each for itself, and an index to find what was done to whom."""
 
-from routerx.ledger.schema import guard
+from routerx.ledger.schema.initial import guard
 
 KEY_TERMS = """
 CREATE TABLE key_terms(

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable
 
 from routerx.errors import ConfigError, StorageUnavailable
-from routerx.ledger.sidefile import SideFile, SideFileOptions
+from routerx.ledger.beside.sidefile import SideFile, SideFileOptions
 from routerx.vault import SealBroken, Vault
 
 log = logging.getLogger("routerx.ledger")

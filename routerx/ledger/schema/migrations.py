@@ -3,33 +3,33 @@
 import sqlite3
 from collections.abc import Callable
 
-from routerx.ledger import schema, schema_2, schema_3, schema_4
+from routerx.ledger.schema import fees, initial, keys, own_keys
 from routerx.money import SCALE
 
 
 def m001_initial(connection: sqlite3.Connection) -> None:
     """The books of the first release."""
-    for statement in schema.INITIAL:
+    for statement in initial.INITIAL:
         connection.execute(statement)
     connection.execute("INSERT INTO meta(key, value) VALUES ('scale', ?)", (str(SCALE),))
-    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute(f"PRAGMA application_id = {initial.APPLICATION_ID}")
 
 
 def m002_fees_refunds_pruning(connection: sqlite3.Connection) -> None:
     """Own-key fees, cached answers, re-ratings, refunds and pruning. Copies requests and transfers once."""
-    for statement in schema_2.STATEMENTS:
+    for statement in fees.STATEMENTS:
         connection.execute(statement)
 
 
 def m003_keys(connection: sqlite3.Connection) -> None:
     """Terms and daily figures of keys. Adds up the requests once."""
-    for statement in schema_3.STATEMENTS:
+    for statement in keys.STATEMENTS:
         connection.execute(statement)
 
 
 def m004_own_keys(connection: sqlite3.Connection) -> None:
     """Tenants' own provider keys, sealed."""
-    for statement in schema_4.STATEMENTS:
+    for statement in own_keys.STATEMENTS:
         connection.execute(statement)
 
 

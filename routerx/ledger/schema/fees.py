@@ -5,7 +5,7 @@ in their place, in the migration's one transaction. A transfer keeps the number 
 pruned, which is why it is no foreign key any more; `ledger verify` proves it instead (I6).
 """
 
-from routerx.ledger.schema import guard, one_of
+from routerx.ledger.schema.initial import guard, one_of
 
 REQUESTS = f"""
 CREATE TABLE requests_2(
@@ -74,7 +74,7 @@ CREATE TABLE watermarks(
   seal BLOB NOT NULL,
   days BLOB NOT NULL
 ) STRICT"""
-"""Up to which request the rows may be pruned, and what proves the rest then (ledger/pruning.py)."""
+"""Up to which request the rows may be pruned, and what proves the rest then (ledger/proof/pruning.py)."""
 
 PRUNED_DAYS = """
 CREATE TABLE pruned_days(

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 from routerx import jsonx
 from routerx.clock import Clock
+from routerx.ledger.beside.requestlog import RequestLog
 from routerx.ledger.books import Books
 from routerx.ledger.budget import day_of
-from routerx.ledger.checks import Progress
 from routerx.ledger.database import connect_read_only
 from routerx.ledger.opening import DAYS_LOADED, LedgerOptions
 from routerx.ledger.ops import Note
-from routerx.ledger.requestlog import RequestLog
-from routerx.ledger.verify import Checker, Violation, resume, watermark_of
+from routerx.ledger.proof.checks import Progress
+from routerx.ledger.proof.verify import Checker, Violation, resume, watermark_of
 from routerx.ledger.writer import Writer
 from routerx.tasks import TaskSet
 
