@@ -186,14 +186,16 @@ class Samples:
         """From now on."""
         self._warm_at = len(self._taken) - 1
 
-    @property
-    def memory_bytes(self) -> list[int]:
-        return [memory for _, memory, _ in self._taken]
-
     def growth_bytes(self) -> float:
         """Of the memory of a warm gateway, per minute."""
         warm = self._taken[self._warm_at :]
         return 60 * _slope([at for at, _, _ in warm], [float(memory) for _, memory, _ in warm])
+
+    def risen_bytes(self) -> int:
+        """From the lowest of the first third of a warm gateway's memory to the lowest of the last."""
+        warm = [memory for _, memory, _ in self._taken[self._warm_at :]]
+        third = max(1, len(warm) // 3)
+        return min(warm[-third:]) - min(warm[:third])
 
     def figures(self) -> dict[str, str]:
         """First and last values, and where it was warmed up what they were then and their slopes from then on."""
