@@ -3,8 +3,6 @@
 The charge policy (MONEY.md section 4) is `_consumption`: each row is a case of it or of what it calls.
 """
 
-from typing import assert_never
-
 import msgspec
 
 from routerx.clock import Clock
@@ -224,20 +222,21 @@ class Settler:
         committed, peek = ctx.committed, ctx.peek
         assert committed is not None
         assert peek is not None
-        match committed:
-            case StreamCommit(tap=tap):
-                usage, chars = tap.usage, tap.output_chars
-            case BufferedCommit(result=result, body=body):
-                # A text whose usage was reported is not always measured; its body is the next best measure.
-                measured = result.usage is None or result.output_chars > 0
-                usage, chars = result.usage, result.output_chars if measured else len(body)
-            case _:
-                assert_never(committed)
-        if isinstance(committed, StreamCommit) and committed.given_chars > 0:
-            return self._continued(ctx, committed, usage, charged=charged)
+        missing = 0
+        if isinstance(committed, StreamCommit):
+            usage, chars = committed.tap.usage, committed.tap.output_chars
+            if committed.given_chars > 0:
+                return self._continued(ctx, committed, usage, charged=charged)
+            if usage is not None:
+                missing = _unreported(committed.tap, usage, chars)
+        else:
+            # A text whose usage was reported is not always measured; its body is the next best measure.
+            result = committed.result
+            usage, chars = result.usage, result.output_chars
+            if usage is not None and chars == 0:
+                chars = len(committed.body)
         if usage is not None:
             if plausible(usage, peek, committed.candidate.endpoint):
-                missing = _unreported(committed, usage, chars)
                 if missing > 0:
                     grown = msgspec.structs.replace(usage, out_text=usage.out_text + missing)
                     return self._estimate(ctx, grown, charged=charged)
@@ -314,10 +313,10 @@ def _is_whole(ctx: RequestContext) -> bool:
     return isinstance(ctx.committed, StreamCommit) and (ctx.committed.tap.finished or ctx.committed.tap.done)
 
 
-def _unreported(committed: BufferedCommit | StreamCommit, usage: Usage, chars: int) -> int:
+def _unreported(tap: StreamTap, usage: Usage, chars: int) -> int:
     """Output tokens that flowed after the last report of a stream that was left before its end: some wires report the
     prompt first, beside a token or two."""
-    if not isinstance(committed, StreamCommit) or committed.tap.finished or committed.tap.done:
+    if tap.finished or tap.done:
         return 0
     return estimated(0, chars).out_text - usage.output_tokens
 
@@ -330,9 +329,4 @@ def _attempts(ctx: RequestContext) -> tuple[AttemptRecord, ...]:
 
 
 def _served_model(committed: BufferedCommit | StreamCommit | None) -> str | None:
-    match committed:
-        case StreamCommit(tap=tap):
-            return tap.served_model
-        case BufferedCommit(result=result):
-            return result.served_model
-    return None
+    return None if committed is None else _seen(committed).served_model

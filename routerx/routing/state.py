@@ -267,25 +267,21 @@ class RoutingState:
         cell = lane.cells.get(credential_id, CLOSED)
         if not breaker.is_old(cell, now_s - total_s + ROUNDED_S):
             lane.cells[credential_id] = breaker.step(cell, Event.SUCCEEDED, now_s, _ANY_BREAKER)
-        fresh = now_s - lane.measured_s > LATENCY_STALE_S
-        if fresh:
+        if now_s - lane.measured_s > LATENCY_STALE_S:
             lane.ttfts.clear()
             lane.rates.clear()
-        lane.total_s = _ewma(None if fresh else lane.total_s, total_s)
+            lane.total_s = lane.ttft_s = lane.rate = None
+        lane.measured_s = now_s
+        lane.total_s = _ewma(lane.total_s, total_s)
         if ttft_s is not None:
-            lane.ttft_s = _ewma(None if fresh else lane.ttft_s, ttft_s)
+            lane.ttft_s = _ewma(lane.ttft_s, ttft_s)
             lane.ttfts.append(ttft_s)
-        elif fresh:
-            lane.ttft_s = None
         if measured.output_tokens > 0:
             # A stream is as fast as it flows; of a whole answer nobody knows when its first token was there.
             took_s = total_s - ttft_s if ttft_s is not None else total_s
-            rate = measured.output_tokens / max(took_s, 1e-3)
-            lane.rate = _ewma(None if fresh else lane.rate, rate)
+            rate = measured.output_tokens / (took_s if took_s > 1e-3 else 1e-3)
+            lane.rate = _ewma(lane.rate, rate)
             lane.rates.append(rate)
-        elif fresh:
-            lane.rate = None
-        lane.measured_s = now_s
         if lane.uptime != 1.0:
             lane.judge(1.0, now_s)
         self.credentials.proved(credential_id, measured.tokens, now_s)
