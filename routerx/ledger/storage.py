@@ -128,8 +128,15 @@ class Storage:
         if identity != self._identity and self._connection is not None and self.lost is None:
             self.lost = "The ledger's file was moved, replaced or removed while it was in use. Restart the server."
             log.critical("%s (%s)", self.lost, self._options.path)
-        if _size(self._options.path + "-wal") > WAL_BYTES_MAX:
+        if self._is_wal_long():
             self.checkpoint("TRUNCATE")
+
+    def relieve(self) -> None:
+        """Move the WAL into the database; one that readers have made long is cut, as soon as there is none."""
+        self.checkpoint("TRUNCATE" if self._is_wal_long() else "PASSIVE")
+
+    def _is_wal_long(self) -> bool:
+        return _size(self._options.path + "-wal") > WAL_BYTES_MAX
 
     def checkpoint(self, mode: str, *, wait: bool = False) -> None:
         """Move the WAL into the database, between commits. A reader in the way only delays it; `wait` for it when no

@@ -318,7 +318,7 @@ class Writer:
 
     def _checkpoint(self) -> None:
         self._changes = 0
-        self._storage.checkpoint("PASSIVE")
+        self._storage.relieve()
 
     def report_balances(self) -> None:
         """A chore: post the balances of the file."""

@@ -11,6 +11,7 @@ import pytest
 
 from routerx.domain.tenant import Billing
 from routerx.errors import GatewayError, InternalError, StorageBusy, StorageUnavailable
+from routerx.ledger import storage, writer
 from routerx.ledger.sqlite import SqliteLedger
 from tests.support.clock import ManualClock
 from tests.unit.ledger.ledger_kit import USD, Fault, ledger_file, opened, pay, query, record, replaced, tenant
@@ -93,6 +94,26 @@ async def test_a_full_disk_takes_what_fits_into_the_files_as_they_are(tmp_path: 
         fault.set(sqlite3.SQLITE_FULL, times=1)
         await pay(ledger, ACME, USD)
         assert said == ["COMMIT", "PRAGMA wal_checkpoint(RESTART)", "COMMIT"]
+
+
+async def test_a_wal_that_a_reader_has_made_long_is_cut_as_soon_as_no_reader_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not at the next look at the disk, which may find the next reader: the clock stands still here."""
+    monkeypatch.setattr(writer, "CHECKPOINT_CHANGES", 20)
+    monkeypatch.setattr(storage, "WAL_BYTES_MAX", 100_000)
+    wal = ledger_file(tmp_path).with_name("ledger.db-wal")
+    async with opened(tmp_path) as ledger:
+        await ledger.sync_tenants([ACME])
+        reader = sqlite3.connect(f"file:{ledger_file(tmp_path)}?mode=ro", uri=True, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM accounts").fetchone()
+        while wal.stat().st_size < 400_000:
+            await pay(ledger, ACME, 1)
+        reader.close()
+        for _ in range(10):
+            await pay(ledger, ACME, 1)
+        assert wal.stat().st_size < 100_000
 
 
 async def test_a_disk_that_stays_full_refuses_new_work_and_takes_the_charge_back(tmp_path: Path):
