@@ -59,7 +59,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="1,000 kills, 10,000 of the ledger alone, 20 at each place, 500 power failures",
+        help="1,000 kills, 10,000 of the ledger alone, 20 at each place, 500 power failures, 75 s of everything",
     )
     parser.add_argument("--only", choices=PROOFS, help="one proof alone")
     parser.add_argument("--keep", type=Path, help="a new folder for ledgers, logs and journals, which then stay")

@@ -12,6 +12,8 @@ from tests.torture.driver import Load
 from tests.torture.oracle import ENDLESS
 
 LOADED_S_MAX = 0.6
+ANSWERED_S_MAX = 10.0
+POLL_S = 0.005
 ENDLESS_CALLS = 6
 """Calls that outlast the drain, in every other round."""
 
@@ -52,6 +54,9 @@ async def _round(made: Arena, lanes: Load, loaded_s: float, endless: int, report
     key, tenant = world.lane_key(0), world.tenant_of(0)
     calls = [asyncio.ensure_future(lanes.one(caller, key, tenant, ENDLESS)) for caller in callers]
     await asyncio.sleep(loaded_s)
+    async with asyncio.timeout(ANSWERED_S_MAX):  # Else the door may be closed before they knock.
+        while any(caller.phase != "answered" for caller in callers):  # noqa: ASYNC110 A phase has no event.
+            await asyncio.sleep(POLL_S)
     limit_s = world.DRAIN_S + CUT_OFF_S_MAX
     code, took_s = await made.gateway.terminate(limit_s)
     lanes.close_gate()
