@@ -26,12 +26,6 @@ def two_tenants(up: str, **cache: str) -> Config:
 
 
 @pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def gw(tmp_path: Path, up: ScriptedUpstream) -> AsyncIterator[Gateway]:
     async with running(tmp_path, two_tenants(up.url)) as gateway:
         yield gateway

@@ -18,12 +18,6 @@ NARROW_KEY = "narrow_tenant_key_123456"
 
 
 @pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def gw(tmp_path: Path, up: ScriptedUpstream) -> AsyncIterator[Gateway]:
     async with running(tmp_path, config(up.url)) as gateway:
         yield gateway

@@ -57,12 +57,6 @@ WIRES: dict[str, tuple[CallerDialect, str, str, dict[str, Any]]] = {
 
 
 @pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def gw(tmp_path: Path, up: ScriptedUpstream) -> AsyncIterator[Gateway]:
     async with running(tmp_path, config(up.url)) as gateway:
         yield gateway

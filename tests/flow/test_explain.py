@@ -25,12 +25,6 @@ def two(up: str, spare: str) -> Config:
 
 
 @pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def gateway(tmp_path: Path, up: ScriptedUpstream) -> AsyncIterator[Gateway]:
     async with running(tmp_path, two(up.url, up.url)) as gateway:
         yield gateway

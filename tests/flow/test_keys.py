@@ -1,10 +1,7 @@
 """Keys with terms of their own, issued by the ledger or declared in YAML: what each may, and when it may no more."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from routerx.domain.tenant import KeyTerms, Limits, Period, SpendLimit
 from tests.support.gateway import KEY, TENANT, Config, Gateway, config, digest, running
@@ -12,12 +9,6 @@ from tests.support.upstream import ScriptedUpstream
 
 OTHER = "second_key_fake_123456"
 USD = 10**9
-
-
-@pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
 
 
 def declaring(up: str, **terms: Any) -> Config:

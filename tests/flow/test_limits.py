@@ -1,7 +1,6 @@
 """Limits as callers meet them: what refusals and headers tell, and what comes back of what was not used."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from tests.support.gateway import Gateway, digest, running, wait_for
 from tests.support.upstream import ScriptedUpstream
 
 TPM = 100_000
-
-
-@pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
 
 
 async def test_a_refusal_says_when_to_come_back_in_seconds_and_milliseconds(

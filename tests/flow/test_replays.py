@@ -1,7 +1,6 @@
 """Answers kept for idempotency keys: told again after a restart, by whoever may have them and nobody else."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ NARROW_KEY, WIDE_KEY = "narrow_tenant_key_123456", "wide_tenant_key_12345678"
 VAULT_KEYS = ["a-vault-key-of-32-characters-or-more", "b-vault-key-of-32-characters-or-more"]
 FREE = {EXPLAIN_PATH, MESSAGES_PATH + "/count_tokens"}
 """POST routes that charge nobody."""
-
-
-@pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
 
 
 async def ask(gw: Gateway, key: str = "order-1", *, tenant: str = KEY, path: str = CHAT, **said: Any) -> Reply:

@@ -35,12 +35,6 @@ BYOK = f"/admin/v1/tenants/{TENANT}/byok"
 
 
 @pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def gw(tmp_path: Path, up: ScriptedUpstream) -> AsyncIterator[Gateway]:
     async with running(tmp_path, plain(up.url)) as gateway:
         yield gateway

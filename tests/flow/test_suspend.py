@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from tests.support.gateway import ADMIN_KEY, HELLO, KEY, TENANT, Config, Gateway
 from tests.support.upstream import Ok, ScriptedUpstream, Stream
 
 RIVAL_KEY = "rival_key_fake_123456"
-
-
-@pytest.fixture
-async def up() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as upstream:
-        yield upstream
 
 
 def two_tenants(up: str) -> Config:
