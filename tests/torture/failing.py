@@ -24,7 +24,7 @@ from tests.torture.client import FAILURES, Saw, fetch
 from tests.torture.driver import Load
 from tests.torture.failpoints import STRIKES, Failpoint
 from tests.torture.keyed import KeyedLoad
-from tests.torture.oracle import script
+from tests.torture.oracle import FAILED_ONCE, script
 from tests.torture.processes import GatewayFailed, Zygote
 from tests.torture.trials import FREQUENT, MISHAPS, PAST, TRIALS, Mishap, Trial
 
@@ -37,9 +37,6 @@ RETRY_S = 0.002
 POLL_S = 0.002
 ANEW = ("first start", "first own key")
 """Each of these kills comes in a data folder of its own."""
-
-FAILED_ONCE = ("upstream_error", "upstream_disconnected")
-"""How a request ends that the provider fails and that is not asked again."""
 
 OWN_KEYS = [(tenant, provider) for tenant in (world.TEN, world.TOKENS) for provider in ("stub", "spare")]
 STRUCK_S_MAX = 15.0

@@ -38,6 +38,10 @@ FALLBACKS = 0.04
 """Share of chats that only the spare provider answers: the gateway falls back to it, and charges its price."""
 
 
+FAILED_ONCE = ("upstream_error", "upstream_disconnected")
+"""How a request ends that the provider fails and that is not asked again: of a quiet endpoint only a few calls are."""
+
+
 class Kind(StrEnum):
     BUFFERED = "buffered"
     STREAMED = "streamed"
