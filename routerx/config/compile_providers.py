@@ -132,7 +132,7 @@ def _source(run: Compilation, name: str, entry: ProviderEntry) -> Source | None:
         block = entry.mock
         mock = MockSettings() if block is None else MockSettings(block.latency, block.token_delay, block.output_tokens)
     usable = bool(credentials) or entry.byok_only or not key_required or mock is not None
-    auth = _auth(entry, manners, has_key=bool(credentials) or entry.byok_only)
+    auth = _auth(entry, manners, takes_key=key_required or bool(credentials) or entry.byok_only)
     if entry.byok_only:
         _check_byok_only(run, path, entry, auth)
     else:
@@ -176,12 +176,12 @@ def _abort_stops_billing(entry: ProviderEntry, preset: Preset | None) -> bool:
     return preset is None or preset.abort_stops_billing
 
 
-def _auth(entry: ProviderEntry, manners: Preset | None, *, has_key: bool) -> Auth:
+def _auth(entry: ProviderEntry, manners: Preset | None, *, takes_key: bool) -> Auth:
     if entry.auth is not None:
         return entry.auth
-    if manners is not None and (has_key or manners.auth is not Auth.BEARER):
+    if manners is not None and (takes_key or manners.auth is not Auth.BEARER):
         return manners.auth
-    return Auth.BEARER if has_key else Auth.NONE
+    return Auth.BEARER if takes_key else Auth.NONE
 
 
 def _check_byok_only(run: Compilation, path: Path, entry: ProviderEntry, auth: Auth) -> None:

@@ -10,7 +10,7 @@ from routerx.control.providers import provider_key
 from routerx.control.views import iso_time
 from routerx.errors import ConfigError, InvalidParameter, StorageUnavailable
 from routerx.ledger.base import Ledger, OwnKeyRow
-from routerx.providers.spec import Auth, Provider
+from routerx.providers.spec import Provider
 from routerx.secrets import Secret
 
 
@@ -35,7 +35,7 @@ class OwnKeyOperations:
         StorageUnavailable.
         """
         require(tenant, self._snapshot.tenants, "tenant")
-        if self._provider(provider).auth is Auth.NONE:
+        if not self._provider(provider).takes_key:
             raise InvalidParameter(
                 f"Provider {provider!r} takes no key; if it should, give it an auth in the configuration.",
                 param="provider",

@@ -110,6 +110,11 @@ class Provider(msgspec.Struct, frozen=True):
     proxy: str | None = None
     ca_file: str | None = None
 
+    @property
+    def takes_key(self) -> bool:
+        """Whether a key is sent to it at all; the mock takes any."""
+        return self.auth is not Auth.NONE or self.mock is not None
+
     def does(self, operation: Operation) -> bool:
         """Whether it may be asked for `operation`. Chats and embeddings are everybody's business."""
         if operation in (Operation.CHAT, Operation.COUNT_TOKENS, Operation.EMBEDDINGS):

@@ -103,7 +103,7 @@ class Terms(msgspec.Struct, frozen=True):
         if self.own_key:
             return True
         has_one = provider.name in self.stored.usable or provider.name in self.stored.lost
-        return has_one and _takes_key(provider)
+        return has_one and provider.takes_key
 
 
 class Rules:
@@ -245,11 +245,6 @@ def _lacking(endpoint: Endpoint, provider: Provider, peek: Peek) -> str | None:
         return peek.operation.value
     missing = sorted(peek.needs - endpoint.capabilities)
     return missing[0].value if missing else None
-
-
-def _takes_key(provider: Provider) -> bool:
-    """Whether a key is sent to it at all; the mock takes any."""
-    return provider.auth is not Auth.NONE or provider.mock is not None
 
 
 def _asks_for_key(provider: Provider) -> bool:

@@ -163,6 +163,21 @@ async def test_a_key_may_wait_for_its_provider(
         assert await listed(gateway) == []
 
 
+@pytest.mark.parametrize("others", [(), ("up",)], ids=["mocked", "idle"])
+async def test_a_vendor_whose_key_the_house_has_not_set_takes_those_of_tenants(
+    tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    async with ScriptedUpstream() as upstream:
+        value = config(upstream.url)
+        value["providers"] = {name: value["providers"][name] for name in others} | {
+            "openai": {"keys": ["${env:UNSET:-}"]}
+        }
+        value["models"] = {}
+        async with running(tmp_path, value) as gateway:
+            stored = await admin(gateway, "PUT", f"{BYOK}/openai", {"key": OWN})
+            assert stored["state"] == ("idle" if others else "active")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "says"),
     [
