@@ -2,7 +2,7 @@
 
 import msgspec
 
-from routerx.control.values import AtLeastOne, KeyView
+from routerx.control.values import AtLeastOne, KeyView, LimitsChange
 
 
 class NewKeyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,16 +19,11 @@ class NewKeyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spend_limit: str | None = None
 
 
-class KeyTermsChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to hold for a key from now on; what is left out stays, None (and an empty `allow`) takes it away."""
+class KeyTermsChange(LimitsChange, frozen=True):
+    """Terms of a key: its limits, its models (an empty `allow` restricts nothing) and its end."""
 
     expires: str | msgspec.UnsetType | None = msgspec.UNSET
     allow: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    rpm: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
-    tpm: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
-    concurrency: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
-    daily_requests: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
-    spend_limit: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class KeyDetail(msgspec.Struct, frozen=True):

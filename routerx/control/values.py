@@ -127,14 +127,18 @@ class AuditView(msgspec.Struct, frozen=True):
     detail: str
 
 
-class TenantLimitsChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of a tenant in place of its plan's; what is left out stays, None lets the plan's hold again."""
+class LimitsChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to hold from now on; what is left out stays, None takes it away."""
 
     rpm: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
     tpm: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
     concurrency: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
     daily_requests: AtLeastOne | msgspec.UnsetType | None = msgspec.UNSET
     spend_limit: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class TenantLimitsChange(LimitsChange, frozen=True):
+    """Limits of a tenant in place of its plan's: where one is taken away, the plan's holds again."""
 
 
 class TenantDetail(msgspec.Struct, frozen=True):
